@@ -1,0 +1,5 @@
+//! Kubernetes objects from where they are kept, as `model` events.
+
+pub mod convert;
+pub mod dir;
+pub mod manifest;

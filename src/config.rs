@@ -1,0 +1,1 @@
+//! What `run` was told: flags (and later a `KubeProxyConfiguration`) as one value. Pure.

@@ -1,0 +1,7 @@
+//! The read side of everything: pinned maps as serde structs. No lock, no writes.
+
+pub mod doctor;
+pub mod dump;
+pub mod services;
+pub mod status;
+pub mod view;

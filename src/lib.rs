@@ -1,0 +1,16 @@
+//! Beeline: the Service data plane of one Kubernetes node.
+//!
+//! The rooms, and the one direction of dependency between them, are described in
+//! `docs/architecture.md` and guarded by `tests/it/house.rs`:
+//! `cli → agent → inspect → {cluster, host, datapath} → {plan, config} → model`.
+
+pub mod agent;
+pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod datapath;
+pub mod host;
+pub mod inspect;
+pub mod model;
+pub mod plan;
+pub mod sandbox;

@@ -1,0 +1,13 @@
+//! Decisions: objects to rows (`compile`), rows to a verdict (`resolve`), rows to writes (`Book`).
+//! Pure: no I/O, no clock (now is an argument), no randomness.
+
+pub mod book;
+pub mod claims;
+pub mod compile;
+pub mod eligible;
+pub mod ids;
+pub mod mem;
+pub mod resolve;
+pub mod rule;
+pub mod table;
+pub mod world;
