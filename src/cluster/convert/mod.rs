@@ -86,6 +86,11 @@ impl Converter {
         text
     }
 
+    /// A name whose texts are shared.
+    pub fn share_name(&mut self, name: &ObjectName) -> ObjectName {
+        ObjectName { namespace: self.share(&name.namespace), name: self.share(&name.name) }
+    }
+
     /// The same for a text that may be missing or empty: both are `None`.
     fn share_some(&mut self, text: Option<&str>) -> Option<Arc<str>> {
         text.filter(|text| !text.is_empty()).map(|text| self.share(text))
