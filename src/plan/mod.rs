@@ -7,6 +7,7 @@ pub mod compile;
 pub mod eligible;
 pub mod ids;
 pub mod mem;
+pub mod pack;
 pub mod resolve;
 pub mod rule;
 pub mod table;
