@@ -240,3 +240,6 @@ fn canonical(net: IpNet) -> IpNet {
         _ => net.trunc(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -198,3 +198,6 @@ pub fn set_of(kind: FrontendKind, internal_local: bool, external_local: bool) ->
     };
     if local { Which::Local } else { Which::Cluster }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,8 @@ pub mod book;
 pub mod claims;
 pub mod compile;
 pub mod eligible;
+#[cfg(test)]
+mod fixture;
 pub mod ids;
 pub mod mem;
 pub mod pack;

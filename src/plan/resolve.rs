@@ -283,3 +283,6 @@ fn path(flow: &Flow, action: Action) -> Option<Path> {
     };
     Some(if by_socket && flow.from.is_local() { Path::Socket } else { Path::Packet })
 }
+
+#[cfg(test)]
+mod tests;

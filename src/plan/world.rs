@@ -280,3 +280,6 @@ impl World {
         service.source_ranges.shrink_to_fit();
     }
 }
+
+#[cfg(test)]
+mod tests;
