@@ -1,6 +1,7 @@
 //! Decisions: objects to rows (`compile`), rows to a verdict (`resolve`), rows to writes (`Book`).
 //! Pure: no I/O, no clock (now is an argument), no randomness.
 
+pub mod affinity;
 pub mod book;
 pub mod claims;
 pub mod compile;

@@ -70,7 +70,9 @@ pub struct Verdict {
     pub frontend_kind: Option<FrontendKind>,
     /// What happens.
     pub action: Action,
-    /// The set that the choice is made from; empty if there is none.
+    /// Which of the ServicePort's sets the flow takes.
+    pub which: Option<Which>,
+    /// That set; empty if there is none.
     pub set: SetWord,
     /// The backends of the set, in slot order: each may be chosen, no other.
     pub backends: Vec<BackendId>,
@@ -148,6 +150,7 @@ fn of_service(tables: &dyn Lookup, flow: &Flow, addr: IpAddr, met: Met) -> Verdi
         service: Some(met.id),
         name: name.map(|name| name.name),
         frontend_kind: Some(met.kind),
+        which: Some(which),
         set,
         ..verdict
     }
@@ -192,15 +195,13 @@ fn choose_set(met: &Met, source: &Source) -> (Which, RuleSet) {
     if which == Which::Cluster {
         return (which, rules);
     }
-    if source.kind == ClientKind::Host {
-        return (Which::Cluster, rules.with(Rule::Pol5));
-    }
-    if !source.detector {
-        return (Which::Local, rules.with(Rule::Pol10).with(Rule::Pol6));
-    }
-    match source.detected {
-        Some(true) => (Which::Cluster, rules.with(Rule::Pol4)),
-        _ => (Which::Local, rules.with(Rule::Pol6)),
+    // POL-7: only the client's own node short-circuits, whatever the detector says of an address.
+    match source.kind {
+        ClientKind::Host => (Which::Cluster, rules.with(Rule::Pol5)),
+        ClientKind::Pod if source.detector => (Which::Cluster, rules.with(Rule::Pol4)),
+        ClientKind::Pod => (Which::Local, rules.with(Rule::Pol10)),
+        ClientKind::RemotePod => (Which::Local, rules.with(Rule::Pol6).with(Rule::Pol7)),
+        ClientKind::External | ClientKind::ExternalBlocked => (Which::Local, rules.with(Rule::Pol6)),
     }
 }
 
@@ -261,6 +262,7 @@ impl Verdict {
             name: None,
             frontend_kind: None,
             action,
+            which: None,
             set: SetWord::default(),
             backends: Vec::new(),
             path: path(flow, action),

@@ -212,7 +212,7 @@ impl World {
         let name = &slice.name.name;
         match entry.slices.binary_search_by(|(known, _)| known.cmp(name)) {
             Ok(at) if *entry.slices[at].1 == packed => return,
-            Ok(at) => entry.slices[at].1 = Box::new(packed),
+            Ok(at) => *entry.slices[at].1 = packed,
             Err(at) => {
                 entry.slices.reserve_exact(1);
                 entry.slices.insert(at, (name.clone(), Box::new(packed)));

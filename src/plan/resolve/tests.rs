@@ -195,7 +195,7 @@ fn external_frontends_follow_their_policy_and_short_circuits() {
         (true, Pod, "10.0.0.9", (0, Some(true))),
         (true, Host, "192.168.0.2", (0, Some(false))),
         (true, External, "203.0.113.2", (1, Some(true))),
-        (true, RemotePod, "10.0.99.9", (1, Some(true))),
+        (true, RemotePod, "10.0.0.9", (1, Some(true))),
     ];
     for (local, from, client, wanted) in cases {
         assert_eq!(judge(local, from, client), wanted, "eTP Local {local}, {from}");
