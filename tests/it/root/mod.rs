@@ -1,0 +1,3 @@
+//! What needs root: namespaces, cgroups, BPF. Run with `cargo test --test it root::`.
+
+mod sandbox;
