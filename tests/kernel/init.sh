@@ -8,6 +8,7 @@
 #
 #   /matrix/command   what to run, by bash
 #   /matrix/modules   modules to load first
+#   /matrix/links     lines "TARGET LINK": links to make, also below /tmp and /run
 
 export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run /root /var /mnt
@@ -31,6 +32,13 @@ hostname matrix
 ip link set lo up
 # shellcheck disable=SC3045 # busybox has it
 ulimit -n 65536
+
+if [ -e /matrix/links ]; then
+	while read -r target link; do
+		mkdir -p "${link%/*}"
+		ln -s "$target" "$link"
+	done </matrix/links
+fi
 
 # shellcheck disable=SC2046 # one word per module
 modprobe -a $(cat /matrix/modules)
