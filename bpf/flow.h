@@ -33,14 +33,18 @@ static __always_inline bool bl_flow_answered(const struct bl_flow *flow, const s
 /*
  * Rows of bl_flows_more are filled from 0 on without holes, and go only with their
  * socket. The loops are subprograms: inlined into each hook and family they would
- * cost the verifier of 5.10 several times as much.
+ * cost the verifier several times as much. Each counter is kept in a register
+ * (barrier_var): 5.10 does not follow one that the compiler keeps in key.seq, on the
+ * stack, and reports an infinite loop.
  */
 static __noinline struct bl_flow *bl_more_dialled(__u64 cookie, const struct bl_peer *peer)
 {
 	struct bl_more_key key = { .cookie = cookie };
 	struct bl_flow *flow;
 
-	for (key.seq = 0; key.seq < BL_MORE_MAX; key.seq++) {
+	for (__u32 seq = 0; seq < BL_MORE_MAX; seq++) {
+		barrier_var(seq);
+		key.seq = seq;
 		flow = bpf_map_lookup_elem(&bl_flows_more, &key);
 		if (!flow || bl_flow_dialled(flow, peer))
 			return flow;
@@ -53,7 +57,9 @@ static __noinline struct bl_flow *bl_more_answered(__u64 cookie, const struct bl
 	struct bl_more_key key = { .cookie = cookie };
 	struct bl_flow *flow;
 
-	for (key.seq = 0; key.seq < BL_MORE_MAX; key.seq++) {
+	for (__u32 seq = 0; seq < BL_MORE_MAX; seq++) {
+		barrier_var(seq);
+		key.seq = seq;
 		flow = bpf_map_lookup_elem(&bl_flows_more, &key);
 		if (!flow || bl_flow_answered(flow, peer))
 			return flow;
@@ -65,9 +71,12 @@ static __noinline int bl_more_delete(__u64 cookie)
 {
 	struct bl_more_key key = { .cookie = cookie };
 
-	for (key.seq = 0; key.seq < BL_MORE_MAX; key.seq++)
+	for (__u32 seq = 0; seq < BL_MORE_MAX; seq++) {
+		barrier_var(seq);
+		key.seq = seq;
 		if (bpf_map_delete_elem(&bl_flows_more, &key))
 			break;
+	}
 	return 0;
 }
 
@@ -83,11 +92,13 @@ static __noinline struct bl_flow *bl_more_add(__u64 cookie, struct bl_flow *firs
 	struct bl_more_key key = { .cookie = cookie };
 	struct bl_flow *other;
 
-	for (key.seq = 0; key.seq < BL_MORE_MAX; key.seq++) {
-		if (key.seq < first->more)
+	for (__u32 seq = 0; seq < BL_MORE_MAX; seq++) {
+		barrier_var(seq);
+		key.seq = seq;
+		if (seq < first->more)
 			continue;
 		if (!bpf_map_update_elem(&bl_flows_more, &key, flow, BPF_NOEXIST)) {
-			BL_STORE(first->more, key.seq + 1);
+			BL_STORE(first->more, seq + 1);
 			return NULL;
 		}
 		other = bpf_map_lookup_elem(&bl_flows_more, &key);
