@@ -1,0 +1,4 @@
+//! Integration tests, one crate. What needs root is in modules called `root`.
+
+mod house;
+mod inspect;
