@@ -2,3 +2,4 @@
 
 mod house;
 mod inspect;
+mod inspect_doctor;
