@@ -1,6 +1,8 @@
 //! Compiles the BPF programs, joins them to one object, and writes down what the agent must know of it:
 //! the skeleton (`beeline.skel.rs`) and the layout of each group of maps (`layout.rs`).
 
+#![allow(unsafe_code, reason = "libbpf-rs does not wrap the BTF ids of a map that is not loaded")]
+
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
