@@ -1,4 +1,9 @@
-//! The tests of the whole crate.
+//! Integration tests, one crate so that the library is linked once. What needs root is in modules
+//! called `root`.
 
 mod book;
 mod book_model;
+mod house;
+mod inspect;
+mod inspect_doctor;
+mod root;
