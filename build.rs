@@ -92,7 +92,8 @@ fn compile(source: &Path, headers: &Path, out: &Path) -> Result<PathBuf> {
         other => bail!("Beeline is built for x86_64 and aarch64; vmlinux/{other}/vmlinux.h does not exist"),
     };
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
-    let name = source.file_name().context("a source has a name")?.to_string_lossy().replace(".bpf.c", ".bpf.o");
+    let name =
+        source.file_name().context("a source has a name")?.to_string_lossy().replace(".bpf.c", ".bpf.o");
     let object = out.join(name);
     let done = Command::new(&clang)
         .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror", "-fno-stack-protector", define])
@@ -103,8 +104,17 @@ fn compile(source: &Path, headers: &Path, out: &Path) -> Result<PathBuf> {
         .arg("-o")
         .arg(&object)
         .output()
-        .with_context(|| format!("{clang} cannot be started: install it (Debian: apt-get install clang), or name one in CLANG"))?;
-    ensure!(done.status.success(), "{} does not compile:\n{}", source.display(), String::from_utf8_lossy(&done.stderr));
+        .with_context(|| {
+            format!(
+                "{clang} cannot be started: install it (Debian: apt-get install clang), or name one in CLANG"
+            )
+        })?;
+    ensure!(
+        done.status.success(),
+        "{} does not compile:\n{}",
+        source.display(),
+        String::from_utf8_lossy(&done.stderr)
+    );
     Ok(object)
 }
 
@@ -127,11 +137,18 @@ fn layout(joined: &Path) -> Result<String> {
             };
             writeln!(whole, "{described}")?;
         }
-        writeln!(text, "    Group {{ name: {group:?}, layout: \"{:016x}\", maps: &{members:?} }},", fnv(&whole))?;
+        writeln!(
+            text,
+            "    Group {{ name: {group:?}, layout: \"{:016x}\", maps: &{members:?} }},",
+            fnv(&whole)
+        )?;
     }
     for (name, _) in &maps {
         let known = GROUPS.iter().any(|(_, members)| members.contains(&name.as_str()));
-        ensure!(known, "the map {name} is in no group of build.rs: add it to one, which decides where it is pinned");
+        ensure!(
+            known,
+            "the map {name} is in no group of build.rs: add it to one, which decides where it is pinned"
+        );
     }
     text.push_str("];\n");
     Ok(text)
@@ -183,5 +200,6 @@ fn describe_type(btf: &Btf<'_>, id: TypeId) -> Result<String> {
 
 /// FNV-1a, 64 bits: stable over toolchains, which the hashers of std are not.
 fn fnv(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }

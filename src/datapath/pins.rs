@@ -92,7 +92,9 @@ impl Tree {
 
     /// Groups of other layouts that lie here, as `group-layout`: another version's tables.
     pub fn strangers(&self) -> Vec<String> {
-        let known = |name: &str| GROUPS.iter().any(|group| name.starts_with(&format!("{}-{}", group.name, group.layout)));
+        let known = |name: &str| {
+            GROUPS.iter().any(|group| name.starts_with(&format!("{}-{}", group.name, group.layout)))
+        };
         names(&self.root).into_iter().filter(|name| name != "links" && !known(name)).collect()
     }
 }
@@ -100,7 +102,8 @@ impl Tree {
 /// The names in a folder, sorted; none if it cannot be read.
 pub(crate) fn names(dir: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    let mut names: Vec<String> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> =
+        entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
@@ -120,9 +123,12 @@ pub fn ensure_bpffs(bpf_root: &Path) -> Result<()> {
     }
     let shown = bpf_root.display();
     if bpf_root != Path::new(DEFAULT_BPF_ROOT) {
-        bail!("{shown} is not on a bpffs, which keeps the tables: mount -t bpf bpf {shown}, or name one with --bpf-root");
+        bail!(
+            "{shown} is not on a bpffs, which keeps the tables: mount -t bpf bpf {shown}, or name one with --bpf-root"
+        );
     }
-    let flags = nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV | nix::mount::MsFlags::MS_NOEXEC;
+    let flags =
+        nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV | nix::mount::MsFlags::MS_NOEXEC;
     nix::mount::mount(Some("bpf"), bpf_root, Some("bpf"), flags, Some("mode=0700"))
         .with_context(|| format!("mount a bpffs at {shown}, which has none (mount -t bpf bpf {shown})"))
 }
@@ -179,7 +185,6 @@ impl TreeLock {
             }
         }
     }
-
 }
 
 /// Who holds the flock on a folder, from `/proc/locks`: `pid 4711 (beeline run …)`.
@@ -188,7 +193,9 @@ fn holder(dir: &File) -> Option<String> {
     let (major, minor) = (nix::sys::stat::major(meta.dev()), nix::sys::stat::minor(meta.dev()));
     let id = format!("{major:02x}:{minor:02x}:{}", meta.ino());
     let locks = fs::read_to_string("/proc/locks").ok()?;
-    let line = locks.lines().find(|line| line.contains("FLOCK") && line.split_whitespace().any(|word| word == id))?;
+    let line = locks
+        .lines()
+        .find(|line| line.contains("FLOCK") && line.split_whitespace().any(|word| word == id))?;
     let pid = line.split_whitespace().nth(4)?;
     let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
     Some(format!("pid {pid} ({})", command.trim()))
