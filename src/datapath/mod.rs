@@ -3,6 +3,8 @@
 //! [`Datapath`] is the agent's: it holds the tree's lock and writes. [`maps::Reader`] is everybody's: it
 //! takes no lock and only reads.
 
+#![allow(unsafe_code, reason = "bpf(2) and mapped tables; every block says what it stands on")]
+
 pub mod attach;
 pub mod feature;
 pub mod flows;

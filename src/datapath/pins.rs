@@ -16,12 +16,7 @@ use nix::fcntl::{RenameFlags, renameat2};
 
 use super::load::{GROUPS, Group};
 use super::sys;
-
-/// `f_type` of a bpffs.
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-
-/// Where bpffs is expected unless `--bpf-root` says otherwise.
-pub const DEFAULT_BPF_ROOT: &str = "/sys/fs/bpf";
+use crate::host::mount;
 
 /// Where the logs of rejected programs go.
 pub const RUN_DIR: &str = "/run/beeline";
@@ -108,29 +103,21 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Whether a path lies on a bpffs.
-pub fn is_bpffs(path: &Path) -> bool {
-    nix::sys::statfs::statfs(path).is_ok_and(|fs| i64::from(fs.filesystem_type().0) == BPF_FS_MAGIC)
-}
-
-/// Makes sure that `bpf_root` is a bpffs: mounts one at [`DEFAULT_BPF_ROOT`] if that has none.
+/// Makes sure that `bpf_root` is a bpffs: mounts one at [`mount::BPFFS`] if that has none.
 ///
 /// # Errors
 /// Another root is no bpffs (the message names the command), or the mount fails.
 pub fn ensure_bpffs(bpf_root: &Path) -> Result<()> {
-    if is_bpffs(bpf_root) {
+    if mount::is_bpffs(bpf_root) {
         return Ok(());
     }
     let shown = bpf_root.display();
-    if bpf_root != Path::new(DEFAULT_BPF_ROOT) {
+    if bpf_root != Path::new(mount::BPFFS) {
         bail!(
             "{shown} is not on a bpffs, which keeps the tables: mount -t bpf bpf {shown}, or name one with --bpf-root"
         );
     }
-    let flags =
-        nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV | nix::mount::MsFlags::MS_NOEXEC;
-    nix::mount::mount(Some("bpf"), bpf_root, Some("bpf"), flags, Some("mode=0700"))
-        .with_context(|| format!("mount a bpffs at {shown}, which has none (mount -t bpf bpf {shown})"))
+    mount::mount_bpffs(bpf_root)
 }
 
 /// The lock of a tree: whoever holds it writes the tables. It is an flock(2) on the folder itself,
