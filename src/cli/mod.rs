@@ -13,7 +13,20 @@ pub mod status;
 
 use std::process::ExitCode;
 
+use clap::Parser;
+
+#[derive(Debug, Parser)]
+#[command(name = "beeline", version)]
+enum Cli {
+    #[command(hide = true)]
+    Pod(pod::PodArgs),
+}
+
 /// Parses the command line and runs one subcommand.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let Cli::Pod(args) = Cli::parse();
+    pod::run(args).unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        ExitCode::FAILURE
+    })
 }

@@ -1,0 +1,7 @@
+//! Integration tests, one crate so that the library is linked once. What needs root is in modules
+//! called `root`.
+
+mod house;
+mod inspect;
+mod inspect_doctor;
+mod root;
