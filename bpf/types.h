@@ -182,6 +182,7 @@ struct bl_agent {
 };
 
 enum bl_flow_kind {
+	BL_FLOW_NONE = 0, /* nothing; the row only holds the place of those in bl_flows_more */
 	BL_FLOW_CONNECTED = 1, /* connect(): dialled and backend hold while connected */
 	BL_FLOW_DATAGRAM = 2, /* sendto() on an unconnected UDP socket */
 };
