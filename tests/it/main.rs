@@ -3,3 +3,4 @@
 mod house;
 mod inspect;
 mod inspect_doctor;
+mod root;

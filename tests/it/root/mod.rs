@@ -1,0 +1,5 @@
+//! What needs root: namespaces, cgroups, BPF. Run with `cargo test --test it root::`.
+
+mod datapath;
+mod datapath_life;
+mod datapath_rig;
