@@ -64,6 +64,20 @@ pub fn processes(path: &Path) -> Result<Vec<u32>> {
     Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
 }
 
+/// The cgroup2 cgroup a process is in, as a path below [`root`].
+///
+/// # Errors
+/// The process is gone, or no cgroup2 is mounted.
+pub fn of_process(pid: u32) -> Result<PathBuf> {
+    let file = format!("/proc/{pid}/cgroup");
+    let text = fs::read_to_string(&file).with_context(|| format!("read {file}"))?;
+    let relative = text
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .with_context(|| format!("{file} names no cgroup2 cgroup"))?;
+    Ok(root()?.join(relative))
+}
+
 /// Moves a process (all its threads) into a cgroup. Sockets it opened before stay with the cgroup it
 /// had then.
 ///

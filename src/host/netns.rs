@@ -79,6 +79,12 @@ impl Netns {
     }
 }
 
+impl From<Netns> for OwnedFd {
+    fn from(netns: Netns) -> Self {
+        netns.fd
+    }
+}
+
 impl AsFd for Netns {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

@@ -1,4 +1,5 @@
-//! Integration tests, one crate. What needs root is in modules called `root`.
+//! Integration tests, one crate so that the library is linked once. What needs root is in modules
+//! called `root`.
 
 mod house;
 mod inspect;
