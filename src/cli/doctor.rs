@@ -39,7 +39,13 @@ fn page(findings: &[Finding], can_run: bool) -> String {
     let row = |f: &Finding| [f.check.clone(), f.state.name().to_owned(), f.found.clone()];
     let mut text = render::table(["check", "state", "found"], findings.iter().map(row));
     for finding in findings.iter().filter(|f| !f.next.is_empty()) {
-        text += &format!("\n{} is {}\n  lost: {}\n  next: {}\n", finding.check, finding.state.name(), finding.lose, finding.next);
+        text += &format!(
+            "\n{} is {}\n  lost: {}\n  next: {}\n",
+            finding.check,
+            finding.state.name(),
+            finding.lose,
+            finding.next
+        );
     }
     text + if can_run {
         "\nServices can be resolved at connect() on this machine.\n"

@@ -59,7 +59,10 @@ fn summary(list: &[ServiceEntry]) -> String {
             entry.dropped.to_string(),
         ]
     };
-    render::table(["service", "frontends", "ready", "connections", "refused", "dropped"], list.iter().map(row))
+    render::table(
+        ["service", "frontends", "ready", "connections", "refused", "dropped"],
+        list.iter().map(row),
+    )
 }
 
 /// The same with every backend.
@@ -80,5 +83,8 @@ fn detail(list: &[ServiceEntry]) -> String {
             entry.dropped.to_string(),
         ]
     };
-    render::table(["service", "frontends", "backends", "connections", "refused", "dropped"], list.iter().map(row))
+    render::table(
+        ["service", "frontends", "backends", "connections", "refused", "dropped"],
+        list.iter().map(row),
+    )
 }

@@ -33,7 +33,8 @@ pub fn run(args: &StatusArgs) -> Result<ExitCode> {
 /// The page a person reads: the most important lines first, tables of detail after.
 fn page(status: &Status, wide: bool) -> String {
     let or = |text: Option<&str>, other: &str| text.filter(|t| !t.is_empty()).unwrap_or(other).to_owned();
-    let agent = if status.agent { "running" } else { "not running (traffic goes on by the tables as they are)" };
+    let agent =
+        if status.agent { "running" } else { "not running (traffic goes on by the tables as they are)" };
     let source = match (&status.source.kind, &status.source.from) {
         (Some(kind), Some(from)) => format!("{kind} {from}"),
         (kind, _) => or(kind.as_deref(), "none yet"),
@@ -56,7 +57,10 @@ fn page(status: &Status, wide: bool) -> String {
     );
     if !status.pending.is_empty() {
         text += "\n";
-        text += &render::table(["pending", "error"], status.pending.iter().map(|p| [p.what.clone(), p.error.clone()]));
+        text += &render::table(
+            ["pending", "error"],
+            status.pending.iter().map(|p| [p.what.clone(), p.error.clone()]),
+        );
     }
     if wide {
         text += "\n";

@@ -135,7 +135,7 @@ impl View {
 
 /// Whether an agent holds the tree's lock, from `/proc/locks`: nothing is locked to find out.
 pub(super) fn agent_runs(tree: &Tree) -> bool {
-    pins::holder(tree).is_some()
+    pins::lock_holder(tree).is_some()
 }
 
 /// The places the socket path needs, from what is attached.
@@ -178,7 +178,9 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
             Some(OpenError::Denied { .. }) => return 4,
             _ => {}
         }
-        let denied = cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied);
+        let denied = cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied);
         if denied || cause.is::<MissingPrivilege>() {
             return 4;
         }
