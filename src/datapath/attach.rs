@@ -31,7 +31,9 @@ impl Cgroup {
         let fs = nix::sys::statfs::fstatfs(&dir).with_context(|| format!("look at {}", path.display()))?;
         if fs.filesystem_type() != nix::sys::statfs::CGROUP2_SUPER_MAGIC {
             let shown = path.display();
-            bail!("{shown} is not a cgroup v2: mount one (mount -t cgroup2 cgroup2 {shown}), or name one with --cgroup-root");
+            bail!(
+                "{shown} is not a cgroup v2: mount one (mount -t cgroup2 cgroup2 {shown}), or name one with --cgroup-root"
+            );
         }
         // The id of a cgroup is the inode number of its folder.
         let id = dir.metadata().with_context(|| format!("look at {}", path.display()))?.ino();
@@ -86,7 +88,8 @@ fn take_over(pin: &Path, cgroup: &Cgroup, program: BorrowedFd<'_>) -> Result<boo
     };
     let facts = sys::link_facts(link.as_fd()).with_context(|| format!("the link {}", pin.display()))?;
     if facts.cgroup_id != cgroup.id {
-        fs::remove_file(pin).with_context(|| format!("remove the link {}, whose cgroup is another", pin.display()))?;
+        fs::remove_file(pin)
+            .with_context(|| format!("remove the link {}, whose cgroup is another", pin.display()))?;
         return Ok(false);
     }
     match sys::link_update(link.as_fd(), program) {
@@ -102,11 +105,17 @@ fn take_over(pin: &Path, cgroup: &Cgroup, program: BorrowedFd<'_>) -> Result<boo
 
 fn create(pin: &Path, cgroup: &Cgroup, program: &Program) -> Result<()> {
     let what = || format!("attach {} to cgroup {}", program.name, cgroup.path.display());
-    let link = sys::link_create(program.fd.as_fd(), cgroup.dir.as_fd(), program.attach_type).map_err(|e| {
-        let in_the_way = if e.raw_os_error() == Some(libc::EPERM) { foreign(cgroup, program.attach_type) } else { None };
-        anyhow!(in_the_way.unwrap_or_else(|| e.to_string())).context(what())
-    })?;
-    sys::pin(link.as_fd(), pin).with_context(|| format!("pin the link of {} at {}", program.name, pin.display()))?;
+    let link =
+        sys::link_create(program.fd.as_fd(), cgroup.dir.as_fd(), program.attach_type).map_err(|e| {
+            let in_the_way = if e.raw_os_error() == Some(libc::EPERM) {
+                foreign(cgroup, program.attach_type)
+            } else {
+                None
+            };
+            anyhow!(in_the_way.unwrap_or_else(|| e.to_string())).context(what())
+        })?;
+    sys::pin(link.as_fd(), pin)
+        .with_context(|| format!("pin the link of {} at {}", program.name, pin.display()))?;
     load::restrict(pin)
 }
 
@@ -139,19 +148,29 @@ pub fn inspect(tree: &Tree, unit: &Unit, cgroup: Option<&Cgroup>) -> Vec<Attachm
 }
 
 fn inspect_one(tree: &Tree, name: &str, cgroup: Option<&Cgroup>) -> Attachment {
-    let found = sys::get(&tree.links().join(name)).and_then(|link| sys::link_facts(link.as_fd())).and_then(|link| {
-        let facts = sys::prog_by_id(link.prog_id).and_then(|prog| sys::prog_facts(prog.as_fd()))?;
-        Ok((link.cgroup_id, facts.tag))
-    });
+    let found =
+        sys::get(&tree.links().join(name)).and_then(|link| sys::link_facts(link.as_fd())).and_then(|link| {
+            let facts = sys::prog_by_id(link.prog_id).and_then(|prog| sys::prog_facts(prog.as_fd()))?;
+            Ok((link.cgroup_id, facts.tag))
+        });
     let problem = match &found {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Some("not attached: no agent has attached it, or its link was removed".into()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            Some("not attached: no agent has attached it, or its link was removed".into())
+        }
         Err(e) => Some(format!("its link cannot be read: {e}")),
-        Ok((0, _)) => Some("detached: its cgroup is gone, or it was detached by force; a start of the agent attaches it".into()),
+        Ok((0, _)) => Some(
+            "detached: its cgroup is gone, or it was detached by force; a start of the agent attaches it"
+                .into(),
+        ),
         Ok((id, _)) => cgroup
             .filter(|cgroup| cgroup.id != *id)
             .map(|cgroup| format!("attached to another cgroup (id {id}) than {}", cgroup.path.display())),
     };
-    Attachment { name: name.to_owned(), loaded_tag: found.ok().filter(|(id, _)| *id != 0).map(|(_, tag)| tag), problem }
+    Attachment {
+        name: name.to_owned(),
+        loaded_tag: found.ok().filter(|(id, _)| *id != 0).map(|(_, tag)| tag),
+        problem,
+    }
 }
 
 /// Removes pinned links of programs that this version does not have.
@@ -167,7 +186,8 @@ pub(crate) fn remove_unknown(tree: &Tree, units: &[Unit]) -> Result<()> {
 /// Detaches everything: the programs that translate first.
 pub(crate) fn detach_all(tree: &Tree, units: &[Unit]) -> Result<Vec<String>> {
     let mut pinned = names(&tree.links());
-    let order = |name: &String| units.iter().find_map(|unit| unit.programs.iter().position(|known| known == name));
+    let order =
+        |name: &String| units.iter().find_map(|unit| unit.programs.iter().position(|known| known == name));
     pinned.sort_by_key(|name| std::cmp::Reverse(order(name)));
     for name in &pinned {
         let pin = tree.links().join(name);

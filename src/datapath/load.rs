@@ -201,7 +201,8 @@ fn collect(unit: &Unit, placement: &Placement, object: &Object) -> Result<Loaded
 /// Pins are for root, and for the group to read.
 pub(crate) fn restrict(pin: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(pin, fs::Permissions::from_mode(0o640)).with_context(|| format!("chmod 0640 {}", pin.display()))
+    fs::set_permissions(pin, fs::Permissions::from_mode(0o640))
+        .with_context(|| format!("chmod 0640 {}", pin.display()))
 }
 
 /// The tags of a unit's programs as this binary ships them: loaded against maps of their own, never attached.
@@ -212,7 +213,8 @@ pub fn shipped_tags(unit: &Unit, knobs: Knobs) -> Result<Vec<(&'static str, Stri
     let capture = Capture::start();
     let loaded = try_load(unit, &scratch(), knobs);
     drop(capture.finish());
-    let loaded = loaded.with_context(|| format!("load the programs of unit {} to compare them", unit.name))?;
+    let loaded =
+        loaded.with_context(|| format!("load the programs of unit {} to compare them", unit.name))?;
     Ok(loaded.programs.into_iter().map(|program| (program.name, program.tag)).collect())
 }
 
@@ -260,7 +262,11 @@ fn explain(unit: &Unit, error: &anyhow::Error, printed: &str, log: &Path) -> any
     }
     match save(log, printed) {
         Ok(()) => {
-            let _ = write!(text, "\nthe whole log is in {}; `beeline doctor` says what this kernel lacks", log.display());
+            let _ = write!(
+                text,
+                "\nthe whole log is in {}; `beeline doctor` says what this kernel lacks",
+                log.display()
+            );
         }
         Err(e) => {
             let _ = write!(text, "\nthe whole log could not be saved to {}: {e}", log.display());

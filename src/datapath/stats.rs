@@ -31,7 +31,8 @@ impl Reader {
     /// The map could not be read.
     pub fn stats(&self) -> io::Result<Vec<(ServiceId, Stats)>> {
         let rows = self.array::<4>(Map::Stats.name())?;
-        let row = |(id, words): (u32, [u64; 4])| (ServiceId(id), wire::from_words::<wire::bl_stats>(&words).into());
+        let row =
+            |(id, words): (u32, [u64; 4])| (ServiceId(id), wire::from_words::<wire::bl_stats>(&words).into());
         Ok(rows.into_iter().map(row).collect())
     }
 

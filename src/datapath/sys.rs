@@ -24,15 +24,22 @@ fn c_path(path: &Path) -> io::Result<CString> {
 }
 
 /// Attaches a program to a cgroup by a link.
-pub(crate) fn link_create(prog: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
+pub(crate) fn link_create(
+    prog: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
     // SAFETY: both descriptors are open; no options.
-    owned(unsafe { libbpf_sys::bpf_link_create(prog.as_raw_fd(), cgroup.as_raw_fd(), attach_type, std::ptr::null()) })
+    owned(unsafe {
+        libbpf_sys::bpf_link_create(prog.as_raw_fd(), cgroup.as_raw_fd(), attach_type, std::ptr::null())
+    })
 }
 
 /// Replaces the program of a link, atomically.
 pub(crate) fn link_update(link: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: both descriptors are open; no options.
-    check(unsafe { libbpf_sys::bpf_link_update(link.as_raw_fd(), prog.as_raw_fd(), std::ptr::null()) }).map(drop)
+    check(unsafe { libbpf_sys::bpf_link_update(link.as_raw_fd(), prog.as_raw_fd(), std::ptr::null()) })
+        .map(drop)
 }
 
 /// Pins an object.
@@ -90,7 +97,8 @@ pub(crate) struct ProgFacts {
 
 pub(crate) fn prog_facts(prog: BorrowedFd<'_>) -> io::Result<ProgFacts> {
     let mut maps = [0u32; 64];
-    let mut info = libbpf_sys::bpf_prog_info { nr_map_ids: 64, map_ids: maps.as_mut_ptr() as u64, ..Default::default() };
+    let mut info =
+        libbpf_sys::bpf_prog_info { nr_map_ids: 64, map_ids: maps.as_mut_ptr() as u64, ..Default::default() };
     let mut len = size_of_val(&info) as u32;
     // SAFETY: `info` is zeroed but for `map_ids`, which points to room for `nr_map_ids` ids.
     check(unsafe { libbpf_sys::bpf_prog_get_info_by_fd(prog.as_raw_fd(), &mut info, &mut len) })?;
@@ -116,7 +124,14 @@ pub(crate) fn prog_query(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result
     let (mut count, mut flags) = (64u32, 0u32);
     // SAFETY: `ids` has room for `count` ids; the others are plain out-arguments.
     check(unsafe {
-        libbpf_sys::bpf_prog_query(cgroup.as_raw_fd(), attach_type, 0, &mut flags, ids.as_mut_ptr(), &mut count)
+        libbpf_sys::bpf_prog_query(
+            cgroup.as_raw_fd(),
+            attach_type,
+            0,
+            &mut flags,
+            ids.as_mut_ptr(),
+            &mut count,
+        )
     })?;
     Ok((ids[..(count as usize).min(64)].to_vec(), flags))
 }
@@ -142,8 +157,10 @@ pub(crate) fn map_create(
 /// Puts one element. The slices hold exactly one key and one value of the map.
 pub(crate) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
     // SAFETY: the callers pass slices of the map's key and value size; the kernel only reads them.
-    check(unsafe { libbpf_sys::bpf_map_update_elem(map.as_raw_fd(), key.as_ptr().cast(), value.as_ptr().cast(), 0) })
-        .map(drop)
+    check(unsafe {
+        libbpf_sys::bpf_map_update_elem(map.as_raw_fd(), key.as_ptr().cast(), value.as_ptr().cast(), 0)
+    })
+    .map(drop)
 }
 
 /// Deletes one element; `false` if there was none.
@@ -169,7 +186,12 @@ pub(crate) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::R
 }
 
 /// Puts `count` elements, given as keys and values one after the other.
-pub(crate) fn update_batch(map: BorrowedFd<'_>, keys: &[u8], values: &[u8], mut count: u32) -> io::Result<()> {
+pub(crate) fn update_batch(
+    map: BorrowedFd<'_>,
+    keys: &[u8],
+    values: &[u8],
+    mut count: u32,
+) -> io::Result<()> {
     let opts = batch_opts();
     // SAFETY: the slices hold `count` keys and values of the map's sizes; the kernel only reads them.
     check(unsafe {
@@ -218,14 +240,18 @@ pub(crate) fn lookup_batch(
 }
 
 fn batch_opts() -> libbpf_sys::bpf_map_batch_opts {
-    libbpf_sys::bpf_map_batch_opts { sz: size_of::<libbpf_sys::bpf_map_batch_opts>() as _, ..Default::default() }
+    libbpf_sys::bpf_map_batch_opts {
+        sz: size_of::<libbpf_sys::bpf_map_batch_opts>() as _,
+        ..Default::default()
+    }
 }
 
 /// The key after `key` (the first if `None`), written to `next`; `false` at the end.
 pub(crate) fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
     let from = key.map_or(std::ptr::null(), |key| key.as_ptr().cast());
     // SAFETY: the slices have the map's key size.
-    match check(unsafe { libbpf_sys::bpf_map_get_next_key(map.as_raw_fd(), from, next.as_mut_ptr().cast()) }) {
+    match check(unsafe { libbpf_sys::bpf_map_get_next_key(map.as_raw_fd(), from, next.as_mut_ptr().cast()) })
+    {
         Ok(_) => Ok(true),
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
         Err(e) => Err(e),

@@ -19,8 +19,8 @@ use crate::model::addr::{Family, Protocol};
 use crate::model::names::{ObjectName, ServicePortName};
 use crate::plan::rule::RuleSet;
 use crate::plan::table::{
-    BackendId, BackendRow, BackendState, EndpointInfo, Frontend, FrontendKey, FrontendKind, NetnsClass, Policy, Prefix,
-    PrefixClass, ServiceId, ServiceName, ServiceRow, SetWord, Settings, TextId,
+    BackendId, BackendRow, BackendState, EndpointInfo, Frontend, FrontendKey, FrontendKind, NetnsClass,
+    Policy, Prefix, PrefixClass, ServiceId, ServiceName, ServiceRow, SetWord, Settings, TextId,
 };
 
 macro_rules! wire {
@@ -344,7 +344,9 @@ pub(crate) fn read_prefix(key: &bl_prefix_key) -> Option<Prefix> {
 }
 
 pub(crate) fn read_netns(class: u32) -> Option<NetnsClass> {
-    [NetnsClass::Host, NetnsClass::Pod, NetnsClass::PacketOnly].into_iter().find(|known| *known as u32 == class)
+    [NetnsClass::Host, NetnsClass::Pod, NetnsClass::PacketOnly]
+        .into_iter()
+        .find(|known| *known as u32 == class)
 }
 
 pub(crate) fn agent(settings: &Settings) -> bl_agent {

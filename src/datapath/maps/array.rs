@@ -48,7 +48,11 @@ impl Mapping {
 
     /// The 4 bytes at `at`, which is a multiple of 4.
     pub(crate) fn half(&self, at: usize) -> &AtomicU32 {
-        assert!(at.is_multiple_of(4) && at + 4 <= self.len, "half word {at} of a mapping of {} bytes", self.len);
+        assert!(
+            at.is_multiple_of(4) && at + 4 <= self.len,
+            "half word {at} of a mapping of {} bytes",
+            self.len
+        );
         // SAFETY: as in `word`.
         unsafe { AtomicU32::from_ptr(self.at.as_ptr().add(at).cast()) }
     }
@@ -68,7 +72,8 @@ impl Drop for Mapping {
 
 /// The bytes an array takes: the kernel rounds a row up to 8 bytes and the whole to pages.
 pub(crate) fn mapped_len(map: &MapHandle) -> usize {
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as usize;
+    let page =
+        nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as usize;
     (stride(map) * map.max_entries() as usize).next_multiple_of(page)
 }
 

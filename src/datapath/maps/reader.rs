@@ -15,8 +15,8 @@ use crate::datapath::load::GROUPS;
 use crate::datapath::pins::{Side, Tree};
 use crate::datapath::{sys, wire};
 use crate::plan::table::{
-    BackendId, BackendRow, EndpointInfo, Frontend, FrontendKey, Limits, Lookup, Map, PrefixClass, Rows, ServiceId,
-    ServiceName, ServiceRow, SetWord, Settings, Which,
+    BackendId, BackendRow, EndpointInfo, Frontend, FrontendKey, Limits, Lookup, Map, PrefixClass, Rows,
+    ServiceId, ServiceName, ServiceRow, SetWord, Settings, Which,
 };
 
 /// Why there is nothing to read.
@@ -138,7 +138,8 @@ impl Reader {
 
     fn array_rows(&self, rows: &mut Rows) -> io::Result<()> {
         let services = self.array::<4>(Map::Services.name())?;
-        let service = |(id, words): (u32, [u64; 4])| (ServiceId(id), wire::read_service(&wire::from_words(&words)));
+        let service =
+            |(id, words): (u32, [u64; 4])| (ServiceId(id), wire::read_service(&wire::from_words(&words)));
         rows.services = services.into_iter().map(service).filter(|(_, row)| row.policy.used).collect();
         let map = self.map(Map::Slots.name());
         let slots = Mapping::new(map.as_fd(), 0, mapped_len(map), false)?;
@@ -151,22 +152,30 @@ impl Reader {
             }
         }
         let backends = self.array::<4>(Map::Backends.name())?;
-        let backend = |(id, words): (u32, [u64; 4])| (BackendId(id), wire::read_backend(&wire::from_words(&words)));
-        rows.backends = backends.into_iter().map(backend).filter(|(_, row)| row.state.generation != 0).collect();
+        let backend =
+            |(id, words): (u32, [u64; 4])| (BackendId(id), wire::read_backend(&wire::from_words(&words)));
+        rows.backends =
+            backends.into_iter().map(backend).filter(|(_, row)| row.state.generation != 0).collect();
         let endpoints = self.array::<1>(Map::Endpoints.name())?;
-        let endpoint = |(id, words): (u32, [u64; 1])| (BackendId(id), wire::read_endpoint(&wire::from_words(&words)));
-        rows.endpoints = endpoints.into_iter().map(endpoint).filter(|(_, info): &(_, EndpointInfo)| info.used).collect();
+        let endpoint =
+            |(id, words): (u32, [u64; 1])| (BackendId(id), wire::read_endpoint(&wire::from_words(&words)));
+        rows.endpoints =
+            endpoints.into_iter().map(endpoint).filter(|(_, info): &(_, EndpointInfo)| info.used).collect();
         Ok(())
     }
 
     fn hash_rows(&self, rows: &mut Rows) -> io::Result<()> {
         scan_hash(self.map(Map::Frontends.name()), |key, value| {
             let Some(raw) = wire::read::<wire::bl_frontend_key>(key) else { return };
-            let Some(value) = wire::read::<u64>(value).and_then(|value| wire::read_frontend(&raw, value)) else { return };
+            let Some(value) = wire::read::<u64>(value).and_then(|value| wire::read_frontend(&raw, value))
+            else {
+                return;
+            };
             rows.frontends.extend(wire::read_frontend_key(&raw).map(|key| (key, value)));
         })?;
         scan_hash(self.map(Map::Names.name()), |key, value| {
-            let named = wire::read(key).zip(wire::read(value)).and_then(|(key, row)| wire::read_name(&key, &row));
+            let named =
+                wire::read(key).zip(wire::read(value)).and_then(|(key, row)| wire::read_name(&key, &row));
             match named {
                 Some(wire::Named::Service(id, name)) => rows.names.push((id, name)),
                 Some(wire::Named::Text(id, text)) => rows.texts.push((id, text)),
@@ -279,5 +288,9 @@ fn open_map(tree: &Tree, path: &Path) -> Result<MapHandle, OpenError> {
 
 fn missing(tree: &Tree) -> OpenError {
     let (root, found) = (tree.root().to_owned(), tree.strangers());
-    if found.is_empty() { OpenError::Absent { root } } else { OpenError::OtherLayout { root, found: found.join(", ") } }
+    if found.is_empty() {
+        OpenError::Absent { root }
+    } else {
+        OpenError::OtherLayout { root, found: found.join(", ") }
+    }
 }

@@ -17,7 +17,9 @@ pub fn service(backends: &[SocketAddr]) -> Vec<Op> {
     let mut ops: Vec<Op> = ids
         .iter()
         .zip(backends)
-        .map(|(id, to)| Op::Backend(*id, BackendRow { addr: to.ip(), port: to.port(), service: ServiceId(3), state }))
+        .map(|(id, to)| {
+            Op::Backend(*id, BackendRow { addr: to.ip(), port: to.port(), service: ServiceId(3), state })
+        })
         .collect();
     let set = SetWord { base: 8, count: ids.len() as u32, has_any: true };
     ops.extend([

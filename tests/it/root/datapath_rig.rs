@@ -77,7 +77,8 @@ fn walk(root: &Path, dir: &Path, found: &mut Vec<String>) {
 /// Where the cgroup2 tree is mounted.
 pub fn cgroup2() -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("a cgroup2 mount");
+    let line =
+        mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("a cgroup2 mount");
     line.split(' ').nth(1).unwrap().into()
 }
 
