@@ -29,7 +29,7 @@ pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
 /// Columns under a header, without lines.
 pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_header(header.map(str::to_uppercase));
     for row in rows {
         table.add_row(row);

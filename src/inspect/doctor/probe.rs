@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Composite;
-use nix::sys::resource::{Resource, getrlimit};
 
 use super::facts::{Bpffs, Cgroup, Facts, FeatureFact, Foreign, Memlock, No, Pins};
 use crate::datapath::load::SOCKET;
@@ -99,8 +98,10 @@ fn knows_file_system(name: &str) -> bool {
 
 /// Maps are charged to the memory cgroup since 5.11, the version that also brought the helper asked for.
 fn memlock() -> Memlock {
-    let limit =
-        getrlimit(Resource::RLIMIT_MEMLOCK).ok().map(|(soft, _)| soft).filter(|l| *l != libc::RLIM_INFINITY);
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max locked memory")).unwrap_or_default();
+    // The soft limit in bytes, or `unlimited`.
+    let limit = line.split_whitespace().next().and_then(|soft| soft.parse().ok());
     Memlock { charged: kernel::has_coarse_clock().map(|has| !has), limit }
 }
 
