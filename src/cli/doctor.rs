@@ -38,13 +38,16 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
 fn page(findings: &[Finding], can_run: bool) -> String {
     let row = |f: &Finding| [f.check.clone(), f.state.name().to_owned(), f.found.clone()];
     let mut text = render::table(["check", "state", "found"], findings.iter().map(row));
-    for finding in findings.iter().filter(|f| !f.next.is_empty()) {
+    let same = |a: &Finding, b: &Finding| (a.state, &a.lose, &a.next) == (b.state, &b.lose, &b.next);
+    for alike in findings.chunk_by(same).filter(|alike| !alike[0].next.is_empty()) {
+        let names: Vec<&str> = alike.iter().map(|f| f.check.as_str()).collect();
+        let first = &alike[0];
         text += &format!(
-            "\n{} is {}\n  lost: {}\n  next: {}\n",
-            finding.check,
-            finding.state.name(),
-            finding.lose,
-            finding.next
+            "\n{}: {}\n  lost: {}\n  next: {}\n",
+            names.join(", "),
+            first.state.name(),
+            first.lose,
+            first.next
         );
     }
     text + if can_run {

@@ -21,6 +21,7 @@ impl Facts {
     pub fn probe(bpf_root: &Path, cgroup_root: Option<&Path>) -> Facts {
         let tree = Tree::new(bpf_root);
         let cgroup = cgroup_facts(cgroup_root);
+        let bpf = probe::make_map().map_err(|e| no("make a map", &e));
         let pins = pins(bpf_root);
         let attached = if matches!(pins, Pins::None | Pins::Unusable(_)) {
             Vec::new()
@@ -29,7 +30,6 @@ impl Facts {
         };
         Facts {
             capabilities: caps::effective().ok(),
-            bpf: probe::make_map().map_err(|e| no("make a map", &e)),
             btf: fs::File::open("/sys/kernel/btf/vmlinux").is_ok(),
             bpffs: Bpffs {
                 path: bpf_root.to_owned(),
@@ -37,7 +37,8 @@ impl Facts {
                 mounted_by_run: bpf_root == Path::new(mount::BPFFS),
                 known: knows_file_system("bpf"),
             },
-            memlock: memlock(),
+            memlock: memlock(bpf.is_ok()),
+            bpf,
             jit: number("net.core.bpf_jit_enable"),
             unprivileged_bpf_disabled: number("kernel.unprivileged_bpf_disabled"),
             features: features(),
@@ -91,18 +92,21 @@ fn socket_has_cgroup_pointer() -> bool {
         .is_some_and(|data| data.iter().any(|member| member.name.is_some_and(|name| name == "cgroup")))
 }
 
+/// Whether the kernel lists a file system; without a list there is no reason to doubt it.
 fn knows_file_system(name: &str) -> bool {
     fs::read_to_string("/proc/filesystems")
-        .is_ok_and(|text| text.lines().any(|line| line.split_whitespace().last() == Some(name)))
+        .map_or(true, |text| text.lines().any(|line| line.split_whitespace().last() == Some(name)))
 }
 
 /// Maps are charged to the memory cgroup since 5.11, the version that also brought the helper asked for.
-fn memlock() -> Memlock {
+/// libbpf takes a refusal for a yes, so it is not asked where nothing may be loaded.
+fn memlock(may_ask: bool) -> Memlock {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max locked memory")).unwrap_or_default();
     // The soft limit in bytes, or `unlimited`.
     let limit = line.split_whitespace().next().and_then(|soft| soft.parse().ok());
-    Memlock { charged: kernel::has_coarse_clock().map(|has| !has), limit }
+    let has_clock = if may_ask { kernel::has_coarse_clock() } else { None };
+    Memlock { charged: has_clock.map(|has| !has), limit }
 }
 
 fn number(key: &str) -> Option<u32> {
@@ -121,13 +125,21 @@ fn features() -> Vec<FeatureFact> {
             since: place.since.to_owned(),
         })
         .collect();
-    let errno = facts.iter().find_map(|f| f.found.as_ref().err()).map_or(0, |no| no.errno);
-    let found = if kernel::has_set_retval() {
-        Ok(())
-    } else {
-        Err(No { errno, why: "the kernel refuses a program that calls bpf_set_retval".to_owned() })
+    facts.push(set_retval(facts.iter().find_map(|f| f.found.clone().err())));
+    facts
+}
+
+/// `bpf_set_retval`, unless not even an empty program can be loaded where it would be called.
+fn set_retval(refused: Option<No>) -> FeatureFact {
+    let found = match refused {
+        Some(no) => Err(no),
+        None if kernel::has_set_retval() => Ok(()),
+        None => Err(No {
+            errno: libc::EINVAL,
+            why: "the kernel refuses a program that calls bpf_set_retval".to_owned(),
+        }),
     };
-    facts.push(FeatureFact {
+    FeatureFact {
         name: "set-retval".to_owned(),
         found,
         needed: false,
@@ -135,8 +147,7 @@ fn features() -> Vec<FeatureFact> {
                path, which this version does not have, would refuse"
             .to_owned(),
         since: "b44123b4a3dc, Linux 5.18".to_owned(),
-    });
-    facts
+    }
 }
 
 fn foreign(cgroup: Option<&Path>) -> Result<Vec<Foreign>, String> {
