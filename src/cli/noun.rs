@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::render::Output;
+use super::render::{Format, Output};
 use crate::host::mount::BPFFS;
 
 /// Where the tables are and how to show them.
@@ -12,6 +12,13 @@ pub struct NounArgs {
     #[arg(long, value_name = "P", default_value = BPFFS)]
     pub bpf_root: PathBuf,
     /// How to show it
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: Output,
+    #[arg(short, long = "output", value_enum, default_value_t)]
+    pub format: Format,
+}
+
+impl NounArgs {
+    /// Where and how the noun is shown.
+    pub fn output(&self) -> Output {
+        Output { format: self.format }
+    }
 }

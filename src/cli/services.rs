@@ -1,11 +1,12 @@
 //! `beeline services`: what a client can dial, and who answers.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::Result;
 
 use super::noun::NounArgs;
-use super::render::{self, Output};
+use super::render::Column;
 use crate::inspect::services::{self, BackendUse, ServiceEntry};
 use crate::inspect::view::{Depth, View};
 
@@ -26,11 +27,16 @@ pub struct ServicesArgs {
 pub fn run(args: &ServicesArgs) -> Result<ExitCode> {
     let view = View::open(&args.noun.bpf_root, Depth::Rows)?;
     let list = services::list(&view, args.namespace.as_deref());
-    render::print(&match args.noun.output {
-        Output::Json => render::json(&list)?,
-        Output::Table => summary(&list),
-        Output::Wide => detail(&list),
-    })?;
+    let columns = [
+        Column::new("service", full_name),
+        Column::new("frontends", frontends),
+        Column::new("ready", ready),
+        Column::wide("backends", backends),
+        Column::new("connections", |entry| entry.connections.to_string()),
+        Column::new("refused", |entry| entry.refused.to_string()),
+        Column::new("dropped", |entry| entry.dropped.to_string()),
+    ];
+    args.noun.output().list(&list, &columns, "no Services")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -41,50 +47,27 @@ fn full_name(entry: &ServiceEntry) -> String {
 
 fn frontends(entry: &ServiceEntry) -> String {
     let shown = |f: &services::FrontendEntry| {
-        format!("{} {}/{}", f.kind.name(), std::net::SocketAddr::new(f.addr, f.port), entry.protocol)
+        format!("{} {}/{}", f.kind.name(), SocketAddr::new(f.addr, f.port), entry.protocol)
     };
-    entry.frontends.iter().map(shown).collect::<Vec<_>>().join("\n")
+    lines(entry.frontends.iter().map(shown))
 }
 
-/// A line a port: how many backends of all are ready.
-fn summary(list: &[ServiceEntry]) -> String {
-    let row = |entry: &ServiceEntry| {
-        let ready = entry.backends.iter().filter(|b| b.state == BackendUse::Ready).count();
-        [
-            full_name(entry),
-            frontends(entry),
-            format!("{ready}/{}", entry.backends.len()),
-            entry.connections.to_string(),
-            entry.refused.to_string(),
-            entry.dropped.to_string(),
-        ]
-    };
-    render::table(
-        ["service", "frontends", "ready", "connections", "refused", "dropped"],
-        list.iter().map(row),
-    )
+/// How many backends of all are ready.
+fn ready(entry: &ServiceEntry) -> String {
+    let ready = entry.backends.iter().filter(|b| b.state == BackendUse::Ready).count();
+    format!("{ready}/{}", entry.backends.len())
 }
 
-/// The same with every backend.
-fn detail(list: &[ServiceEntry]) -> String {
-    let row = |entry: &ServiceEntry| {
-        let backend = |b: &services::BackendEntry| {
-            let at = std::net::SocketAddr::new(b.addr, b.port);
-            let zone = b.zone.as_deref().map(|zone| format!(" {zone}")).unwrap_or_default();
-            let local = if b.local { " local" } else { "" };
-            format!("{at} {} {}{zone}{local}", b.state.name(), b.node.as_deref().unwrap_or("-"))
-        };
-        [
-            full_name(entry),
-            frontends(entry),
-            entry.backends.iter().map(backend).collect::<Vec<_>>().join("\n"),
-            entry.connections.to_string(),
-            entry.refused.to_string(),
-            entry.dropped.to_string(),
-        ]
+fn backends(entry: &ServiceEntry) -> String {
+    let shown = |b: &services::BackendEntry| {
+        let zone = b.zone.as_deref().map(|zone| format!(" {zone}")).unwrap_or_default();
+        let local = if b.local { " local" } else { "" };
+        let node = b.node.as_deref().unwrap_or("-");
+        format!("{} {} {node}{zone}{local}", SocketAddr::new(b.addr, b.port), b.state.name())
     };
-    render::table(
-        ["service", "frontends", "backends", "connections", "refused", "dropped"],
-        list.iter().map(row),
-    )
+    lines(entry.backends.iter().map(shown))
+}
+
+fn lines(each: impl Iterator<Item = String>) -> String {
+    each.collect::<Vec<_>>().join("\n")
 }

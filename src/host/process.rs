@@ -173,7 +173,7 @@ fn prepare(command: &mut Command, place: Place) -> Result<()> {
     unsafe {
         command.pre_exec(move || {
             die_with(parent)?;
-            files.iter().try_for_each(|file| join(file))?;
+            files.iter().try_for_each(join)?;
             match &place.netns {
                 Some(fd) => {
                     Ok(Errno::result(libc::setns(fd.as_raw_fd(), libc::CLONE_NEWNET)).map(drop)?)

@@ -6,8 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::run_state::RunState;
-use super::status::Pending;
+use super::agent::{AgentState, Pending, read_state};
 use crate::datapath::attach::{self, Attachment};
 use crate::datapath::load::{self, Knobs, SOCKET};
 use crate::datapath::maps::{OpenError, Reader};
@@ -50,7 +49,7 @@ pub struct View {
     pub narrowed: Vec<String>,
     /// The programs that are attached.
     pub programs: Vec<Program>,
-    /// An agent holds the tree's lock.
+    /// An agent runs: it holds the tree's lock.
     pub agent: bool,
     /// What a living agent could not do yet.
     pub pending: Vec<Pending>,
@@ -104,13 +103,13 @@ impl View {
             ..View::default()
         };
         if depth == Depth::Full {
-            view.look_around(&reader)?;
+            view.look_around(&reader, bpf_root)?;
         }
         Ok(view)
     }
 
     /// Fills what is not in the tables themselves.
-    fn look_around(&mut self, reader: &Reader) -> Result<()> {
+    fn look_around(&mut self, reader: &Reader, bpf_root: &Path) -> Result<()> {
         if caps::effective()? & caps::SYS_ADMIN == 0 {
             let what = "looking at attached programs by id";
             return Err(MissingPrivilege { name: "CAP_SYS_ADMIN", what }.into());
@@ -125,10 +124,9 @@ impl View {
         self.hooks = hooks(&attached);
         self.narrowed = narrowed(knobs);
         self.programs = programs(&attached, load::shipped_tags(&SOCKET, knobs).unwrap_or_default());
-        self.agent = agent_runs(reader.tree());
-        if self.agent {
-            self.pending = RunState::read(reader.tree()).map(|state| state.pending).unwrap_or_default();
-        }
+        let state = read_state(bpf_root);
+        self.agent = state.is_some() || agent_runs(reader.tree());
+        self.pending = state.map(pending).unwrap_or_default();
         Ok(())
     }
 }
@@ -136,6 +134,12 @@ impl View {
 /// Whether an agent holds the tree's lock, from `/proc/locks`: nothing is locked to find out.
 pub(super) fn agent_runs(tree: &Tree) -> bool {
     pins::lock_holder(tree).is_some()
+}
+
+/// What a living agent could not do: rows that wait, and what is wrong with its source.
+fn pending(state: AgentState) -> Vec<Pending> {
+    let problem = |error| Pending { what: "source".to_owned(), error };
+    state.pending.into_iter().chain(state.problems.into_iter().map(problem)).collect()
 }
 
 /// The places the socket path needs, from what is attached.
