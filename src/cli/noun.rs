@@ -12,7 +12,7 @@ pub struct NounArgs {
     #[arg(long, value_name = "P", default_value = BPFFS)]
     pub bpf_root: PathBuf,
     /// How to show it
-    #[arg(short, long = "output", value_enum, default_value_t)]
+    #[arg(short = 'o', long = "output", value_enum, default_value_t)]
     pub format: Format,
 }
 
