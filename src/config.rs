@@ -1,5 +1,7 @@
 //! What `run` was told, as one value. Pure: what the machine has to say comes in as an argument.
 
+pub mod kube_proxy;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;

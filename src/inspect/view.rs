@@ -10,7 +10,7 @@ use super::agent::{AgentState, Pending, read_state};
 use crate::datapath::attach::{self, Attachment};
 use crate::datapath::load::{self, Knobs, SOCKET};
 use crate::datapath::maps::{OpenError, Reader};
-use crate::datapath::pins::{self, Tree};
+use crate::datapath::pins::{Tree, TreeLock};
 use crate::datapath::stats::Stats;
 use crate::host::caps;
 use crate::plan::table::{Rows, ServiceId};
@@ -133,7 +133,7 @@ impl View {
 
 /// Whether an agent holds the tree's lock, from `/proc/locks`: nothing is locked to find out.
 pub(super) fn agent_runs(tree: &Tree) -> bool {
-    pins::lock_holder(tree).is_some()
+    TreeLock::holder(tree).is_some()
 }
 
 /// What a living agent could not do: rows that wait, and what is wrong with its source.
