@@ -97,7 +97,7 @@ static __noinline struct bl_flow *bl_more_add(__u64 cookie, struct bl_flow *firs
 		key.seq = seq;
 		if (seq < first->more)
 			continue;
-		if (!bpf_map_update_elem(&bl_flows_more, &key, flow, BPF_NOEXIST)) {
+		if (!bl_map_insert(&bl_flows_more, &key, flow)) {
 			BL_STORE(first->more, seq + 1);
 			return NULL;
 		}
@@ -121,7 +121,7 @@ static __always_inline void bl_flow_connected(__u64 cookie, struct bl_flow *flow
 {
 	struct bl_flow *old;
 
-	if (bpf_map_update_elem(&bl_flows, &cookie, flow, BPF_NOEXIST) != -BL_EEXIST)
+	if (bl_map_insert(&bl_flows, &cookie, flow) != -BL_EEXIST)
 		return;
 	old = bpf_map_lookup_elem(&bl_flows, &cookie);
 	if (old)
@@ -162,7 +162,7 @@ static __always_inline struct bl_flow *bl_flow_sent(__u64 cookie, bool connected
 {
 	struct bl_flow *first;
 
-	if (bpf_map_update_elem(&bl_flows, &cookie, flow, BPF_NOEXIST) != -BL_EEXIST)
+	if (bl_map_insert(&bl_flows, &cookie, flow) != -BL_EEXIST)
 		return NULL;
 	first = bpf_map_lookup_elem(&bl_flows, &cookie);
 	if (!first)

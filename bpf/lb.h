@@ -17,6 +17,13 @@
 #define BL_NSEC_PER_SEC 1000000000ULL
 #define BL_EEXIST 17
 
+/*
+ * Inserts a row unless the key has one; 0, -BL_EEXIST, or another error if the map is
+ * full. Before d7ba4cc900bf (v6.4) the inlined call leaves the upper half of the result
+ * as it was, so that a negative one is negative only as an int.
+ */
+#define bl_map_insert(map, key, value) ((int)bpf_map_update_elem(map, key, value, BPF_NOEXIST))
+
 /* Reads of one frontend before it counts as missing; a second one is already rare. */
 #define BL_LOOKUP_TRIES 4
 
@@ -220,7 +227,7 @@ static __always_inline const struct bl_backend *bl_choose_affine(const struct bl
 		return row;
 	}
 	fresh.choice = *choice;
-	if (bpf_map_update_elem(&bl_affinity_in, key, &fresh, BPF_NOEXIST) != -BL_EEXIST)
+	if (bl_map_insert(&bl_affinity_in, key, &fresh) != -BL_EEXIST)
 		return row;
 
 	/* Another connection of this client was first: follow it. */

@@ -17,3 +17,17 @@ pub fn has_set_retval() -> bool {
         found == 1
     })
 }
+
+/// The kernel has `bpf_ktime_get_coarse_ns()` (d05512618056, Linux 5.11); since that version maps are charged
+/// to the memory cgroup instead of RLIMIT_MEMLOCK. `None` if it could not be asked.
+pub fn has_coarse_clock() -> Option<bool> {
+    // SAFETY: takes two enum values and no options; loads a program of a few instructions and closes it.
+    let found = unsafe {
+        libbpf_sys::libbpf_probe_bpf_helper(
+            libbpf_sys::BPF_PROG_TYPE_SOCKET_FILTER,
+            libbpf_sys::BPF_FUNC_ktime_get_coarse_ns,
+            std::ptr::null(),
+        )
+    };
+    (found >= 0).then_some(found == 1)
+}

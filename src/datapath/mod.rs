@@ -13,6 +13,7 @@ pub mod kernel;
 pub mod load;
 pub mod maps;
 pub mod pins;
+pub mod probe;
 mod skel;
 pub mod stats;
 mod sys;

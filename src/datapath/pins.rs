@@ -188,6 +188,11 @@ fn holder(dir: &File) -> Option<String> {
     Some(format!("pid {pid} ({})", command.trim()))
 }
 
+/// Who holds the lock of a tree, as a text; `None` if nobody does. Takes no lock to find out.
+pub fn lock_holder(tree: &Tree) -> Option<String> {
+    holder(&File::open(&tree.root).ok()?)
+}
+
 /// Makes a folder of ours, readable by the group. One that exists is fine.
 pub(crate) fn make_dir(dir: &Path) -> Result<()> {
     match DirBuilder::new().mode(0o750).create(dir) {

@@ -7,6 +7,7 @@
 )]
 
 pub mod addrs;
+pub mod caps;
 pub mod cgroup;
 pub mod ethtool;
 pub mod kubeproxy;

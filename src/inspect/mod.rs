@@ -2,6 +2,7 @@
 
 pub mod doctor;
 pub mod dump;
+pub mod run_state;
 pub mod services;
 pub mod status;
 pub mod view;

@@ -1,0 +1,17 @@
+//! Arguments that all nouns have.
+
+use std::path::PathBuf;
+
+use super::render::Output;
+use crate::host::mount::BPFFS;
+
+/// Where the tables are and how to show them.
+#[derive(Debug, clap::Args)]
+pub struct NounArgs {
+    /// The bpffs that holds the tables
+    #[arg(long, value_name = "P", default_value = BPFFS)]
+    pub bpf_root: PathBuf,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
