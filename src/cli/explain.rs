@@ -6,13 +6,17 @@ mod offline;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
 
+use super::noun::NounArgs;
+use super::render::{self, Output};
 pub use answer::Answer;
 pub use offline::{Offline, tables_of};
 
+use crate::inspect::view;
 use crate::model::addr::{Protocol, parse_ip};
 use crate::model::flow::{ClientKind, Flow};
 use crate::plan::resolve::resolve;
@@ -20,7 +24,7 @@ use crate::plan::table::Lookup;
 
 /// The flags of `explain`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct ExplainArgs {
     /// Who dials: pod, host, external, external-blocked or remote-pod, with an address where it matters
     #[arg(long, value_name = "KIND[:IP]")]
     from: Client,
@@ -32,6 +36,8 @@ pub struct Args {
     manifests: Option<PathBuf>,
     #[command(flatten)]
     node: offline::NodeArgs,
+    #[command(flatten)]
+    noun: NounArgs,
 }
 
 /// Who dials, as `--from` has it.
@@ -80,7 +86,7 @@ impl FromStr for Destination {
     }
 }
 
-impl Args {
+impl ExplainArgs {
     /// The connection that is asked about.
     pub fn flow(&self) -> Flow {
         Flow {
@@ -91,11 +97,11 @@ impl Args {
         }
     }
 
-    /// The answer: from the manifests if they are given, else from the tables that `live` opens.
+    /// The answer: from the manifests if they are given, else from the tables in use.
     ///
     /// # Errors
-    /// The manifests or the configuration cannot be read, or no live tables can be opened.
-    pub fn answer(&self, live: impl FnOnce() -> Result<Box<dyn Lookup>>) -> Result<Answer> {
+    /// The manifests or the configuration cannot be read, or there are no tables to read.
+    pub fn answer(&self) -> Result<Answer> {
         let tables: Box<dyn Lookup> = match &self.manifests {
             Some(path) => {
                 let offline = Offline::load(path, &self.node)
@@ -103,11 +109,24 @@ impl Args {
                 offline.problems.iter().for_each(|problem| eprintln!("{problem}"));
                 Box::new(offline.tables)
             }
-            None => live()?,
+            None => view::tables(&self.noun.bpf_root)?,
         };
         let verdict = resolve(&*tables, &self.flow());
         Ok(Answer::of(&*tables, &verdict))
     }
+}
+
+/// Prints what happens to a connection.
+///
+/// # Errors
+/// As [`ExplainArgs::answer`], or stdout cannot be written.
+pub fn run(args: &ExplainArgs) -> Result<ExitCode> {
+    let answer = args.answer()?;
+    render::print(&match args.noun.output {
+        Output::Json => render::json(&answer)?,
+        format => answer.text(format == Output::Wide),
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

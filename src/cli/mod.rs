@@ -25,6 +25,8 @@ enum Cli {
     Status(status::StatusArgs),
     /// What a client can dial, and who answers
     Services(services::ServicesArgs),
+    /// What happens to a connection, and by which rules
+    Explain(explain::ExplainArgs),
     /// All tables, for a bug report
     Dump(dump::DumpArgs),
     /// What this machine allows, feature by feature
@@ -38,6 +40,7 @@ pub fn main() -> ExitCode {
     let done = match Cli::parse() {
         Cli::Status(args) => status::run(&args),
         Cli::Services(args) => services::run(&args),
+        Cli::Explain(args) => explain::run(&args),
         Cli::Dump(args) => dump::run(&args),
         Cli::Doctor(args) => doctor::run(&args),
         Cli::Pod(args) => pod::run(args),
