@@ -80,8 +80,8 @@ impl FromStr for Destination {
             None => parse_ip(addr),
         };
         let to = SocketAddr::new(addr.ok_or_else(wanted)?, port.parse().map_err(|_| wanted())?);
-        let protocol = Protocol::from_name(protocol)
-            .ok_or_else(|| format!("'{protocol}' is none of TCP, UDP, SCTP"))?;
+        let protocol =
+            Protocol::from_name(protocol).ok_or_else(|| format!("'{protocol}' is none of TCP, UDP, SCTP"))?;
         Ok(Destination { to, protocol })
     }
 }
@@ -89,12 +89,7 @@ impl FromStr for Destination {
 impl ExplainArgs {
     /// The connection that is asked about.
     pub fn flow(&self) -> Flow {
-        Flow {
-            from: self.from.kind,
-            client: self.from.addr,
-            to: self.to.to,
-            protocol: self.to.protocol,
-        }
+        Flow { from: self.from.kind, client: self.from.addr, to: self.to.to, protocol: self.to.protocol }
     }
 
     /// The answer: from the manifests if they are given, else from the tables in use.
