@@ -66,10 +66,7 @@ impl Finding {
     }
 
     fn bad(check: &str, state: State, found: impl Into<String>) -> Finding {
-        Finding {
-            state,
-            ..Finding::ok(check, found)
-        }
+        Finding { state, ..Finding::ok(check, found) }
     }
 
     fn lose(mut self, lose: impl Into<String>) -> Finding {

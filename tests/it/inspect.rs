@@ -8,9 +8,9 @@ use beeline::model::addr::{Family, Protocol};
 use beeline::model::names::{ObjectName, ServicePortName};
 use beeline::plan::rule::{Rule, RuleSet};
 use beeline::plan::table::{
-    BackendId, BackendRow, BackendState, EndpointInfo, Frontend, FrontendKey, FrontendKind,
-    NetnsClass, Policy, Prefix, PrefixClass, Rows, ServiceId, ServiceName, ServiceRow, SetWord,
-    Settings, TextId, Which, port_key,
+    BackendId, BackendRow, BackendState, EndpointInfo, Frontend, FrontendKey, FrontendKind, NetnsClass,
+    Policy, Prefix, PrefixClass, Rows, ServiceId, ServiceName, ServiceRow, SetWord, Settings, TextId, Which,
+    port_key,
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -28,18 +28,8 @@ fn name(service: &str, port: &str) -> ServicePortName {
 
 /// A row of a backend whose generation is 3.
 fn backend(addr: &str, service: u32, set: bool, serving: bool) -> BackendRow {
-    let state = BackendState {
-        generation: 3,
-        in_cluster: set,
-        in_local: false,
-        serving,
-    };
-    BackendRow {
-        addr: ip(addr),
-        port: 8080,
-        service: ServiceId(service),
-        state,
-    }
+    let state = BackendState { generation: 3, in_cluster: set, in_local: false, serving };
+    BackendRow { addr: ip(addr), port: 8080, service: ServiceId(service), state }
 }
 
 fn endpoint(node: u32, ready: bool, serving: bool, terminating: bool) -> EndpointInfo {
@@ -60,57 +50,19 @@ fn rows(shift: u32) -> Rows {
     let (web, none) = (ServiceId(shift + 1), ServiceId(shift));
     let [a, b, c, old] = [shift + 9, shift + 4, shift + 5, shift + 2].map(BackendId);
     let service = |base, count, has_any| ServiceRow {
-        sets: [
-            SetWord {
-                base,
-                count,
-                has_any,
-            },
-            SetWord {
-                base: 0,
-                count: 0,
-                has_any,
-            },
-        ],
-        policy: Policy {
-            affinity_seconds: 0,
-            internal_local: false,
-            external_local: false,
-            used: true,
-        },
+        sets: [SetWord { base, count, has_any }, SetWord { base: 0, count: 0, has_any }],
+        policy: Policy { affinity_seconds: 0, internal_local: false, external_local: false, used: true },
     };
     let kind = |service, kind| Frontend { service, kind };
     let mut rows = Rows {
         frontends: vec![
-            (
-                port_key(ip("10.96.0.10"), 80, Protocol::Tcp),
-                kind(Some(web), FrontendKind::ClusterIp),
-            ),
-            (
-                port_key(ip("192.0.2.1"), 30080, Protocol::Tcp),
-                kind(Some(web), FrontendKind::NodePort),
-            ),
-            (
-                port_key(ip("10.96.0.11"), 80, Protocol::Tcp),
-                kind(Some(none), FrontendKind::ClusterIp),
-            ),
-            (
-                FrontendKey::Active {
-                    addr: ip("10.96.0.10"),
-                },
-                kind(None, FrontendKind::ClusterIp),
-            ),
-            (
-                FrontendKey::Active {
-                    addr: ip("10.96.0.11"),
-                },
-                kind(None, FrontendKind::ClusterIp),
-            ),
+            (port_key(ip("10.96.0.10"), 80, Protocol::Tcp), kind(Some(web), FrontendKind::ClusterIp)),
+            (port_key(ip("192.0.2.1"), 30080, Protocol::Tcp), kind(Some(web), FrontendKind::NodePort)),
+            (port_key(ip("10.96.0.11"), 80, Protocol::Tcp), kind(Some(none), FrontendKind::ClusterIp)),
+            (FrontendKey::Active { addr: ip("10.96.0.10") }, kind(None, FrontendKind::ClusterIp)),
+            (FrontendKey::Active { addr: ip("10.96.0.11") }, kind(None, FrontendKind::ClusterIp)),
         ],
-        services: vec![
-            (none, service(0, 0, false)),
-            (web, service(shift * 10, 2, true)),
-        ],
+        services: vec![(none, service(0, 0, false)), (web, service(shift * 10, 2, true))],
         slots: vec![(web, Which::Cluster, vec![a, b])],
         backends: vec![
             (old, backend("10.1.0.66", web.0, false, false)),
@@ -124,38 +76,16 @@ fn rows(shift: u32) -> Rows {
             (a, endpoint(2, true, true, true)),
         ],
         names: vec![
-            (
-                none,
-                ServiceName {
-                    name: name("none", ""),
-                    rules: [RuleSet::default().with(Rule::Cat2); 2],
-                },
-            ),
-            (
-                web,
-                ServiceName {
-                    name: name("web", "http"),
-                    rules: [RuleSet::default().with(Rule::Cat2); 2],
-                },
-            ),
+            (none, ServiceName { name: name("none", ""), rules: [RuleSet::default().with(Rule::Cat2); 2] }),
+            (web, ServiceName { name: name("web", "http"), rules: [RuleSet::default().with(Rule::Cat2); 2] }),
         ],
-        texts: vec![
-            (TextId(1), Arc::from("node-a")),
-            (TextId(2), Arc::from("node-b")),
-        ],
+        texts: vec![(TextId(1), Arc::from("node-a")), (TextId(2), Arc::from("node-b"))],
         prefixes: vec![Prefix {
             class: PrefixClass::ServiceCidr,
             net: "10.96.0.0/16".parse().expect("a net"),
         }],
-        netns: vec![
-            (u64::from(shift) + 1, NetnsClass::Host),
-            (u64::from(shift) + 2, NetnsClass::Pod),
-        ],
-        settings: Settings {
-            node: "node-a".into(),
-            synced: true,
-            ..Settings::default()
-        },
+        netns: vec![(u64::from(shift) + 1, NetnsClass::Host), (u64::from(shift) + 2, NetnsClass::Pod)],
+        settings: Settings { node: "node-a".into(), synced: true, ..Settings::default() },
     };
     rows.frontends.sort_by_key(|(key, _)| *key);
     rows.backends.sort_by_key(|(id, _)| *id);

@@ -31,18 +31,10 @@ fn everybody_reaches_everybody() -> Result<()> {
             for to in server.at(PORT) {
                 let what = format!("{} to {} at {to}", client.name(), server.name());
                 let dialled = client.call(Dial::tcp(to))?;
-                assert_eq!(
-                    dialled.reply.as_deref(),
-                    Some(server.name()),
-                    "{what}: {dialled:?}"
-                );
+                assert_eq!(dialled.reply.as_deref(), Some(server.name()), "{what}: {dialled:?}");
                 assert_eq!(dialled.peer, Some(to), "{what}");
                 let sent = client.call(Exchange::udp(to))?;
-                assert_eq!(
-                    sent.answers[0].backend(),
-                    Some(server.name()),
-                    "{what}: {sent:?}"
-                );
+                assert_eq!(sent.answers[0].backend(), Some(server.name()), "{what}: {sent:?}");
                 assert_eq!(sent.answers[0].from, Some(to), "{what}");
             }
         }
