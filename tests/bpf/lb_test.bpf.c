@@ -29,7 +29,7 @@ struct bl_case {
 	__u64 set;
 	__u64 policy;
 	struct bl_addr addr;
-	__u32 port; /* network order */
+	__u32 port;  /* network order */
 	__u32 found; /* a backend was found */
 };
 _Static_assert(sizeof(struct bl_case) == 112, "bl_case");
@@ -94,20 +94,20 @@ static __always_inline void bl_run_valid(struct bl_case *c)
  * case behind an Ethernet header and two bytes that align it.
  */
 #define BL_HEAD 16
-#define BL_TEST(step)                                                         \
-	SEC("syscall") int bl_test_##step(struct bl_case *c)                  \
-	{                                                                     \
-		bl_run_##step(c);                                             \
-		return 0;                                                     \
-	}                                                                     \
-	SEC("tc") int bl_test_##step##_skb(struct __sk_buff *skb)             \
-	{                                                                     \
-		struct bl_case c;                                             \
-                                                                              \
-		if (bpf_skb_load_bytes(skb, BL_HEAD, &c, sizeof(c)))          \
-			return -1;                                            \
-		bl_run_##step(&c);                                            \
-		return bpf_skb_store_bytes(skb, BL_HEAD, &c, sizeof(c), 0);   \
+#define BL_TEST(step)                                                       \
+	SEC("syscall") int bl_test_##step(struct bl_case *c)                \
+	{                                                                   \
+		bl_run_##step(c);                                           \
+		return 0;                                                   \
+	}                                                                   \
+	SEC("tc") int bl_test_##step##_skb(struct __sk_buff *skb)           \
+	{                                                                   \
+		struct bl_case c;                                           \
+                                                                            \
+		if (bpf_skb_load_bytes(skb, BL_HEAD, &c, sizeof(c)))        \
+			return -1;                                          \
+		bl_run_##step(&c);                                          \
+		return bpf_skb_store_bytes(skb, BL_HEAD, &c, sizeof(c), 0); \
 	}
 
 BL_TEST(decide)
