@@ -4,3 +4,4 @@ mod datapath;
 mod datapath_life;
 mod datapath_rig;
 mod sandbox;
+mod sock;
