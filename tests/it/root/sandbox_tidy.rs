@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use beeline::host::process::ProcessId;
+use beeline::host::process::{self, ProcessId};
 use beeline::host::{cgroup, mount, netns};
 use beeline::sandbox::cluster::Sandbox;
 use beeline::sandbox::load::LoadSpec;
@@ -63,11 +63,16 @@ fn build() -> Result<(Sandbox, Vec<Pod>)> {
 fn a_dropped_sandbox_leaves_nothing() -> Result<()> {
     let (sandbox, pods) = build()?;
     let tag = sandbox.tag().to_owned();
-    let processes = pods
+    let mut processes = pods
         .iter()
         .map(|pod| ProcessId::of(pod.pid()))
         .collect::<Result<Vec<_>>>()?;
     if let Ok(ending) = std::env::var(ENDING) {
+        // Unlike a pod it does not notice that its stdin ends.
+        let mut sleeper = Command::new("sleep");
+        sleeper.arg("1000");
+        let sleeper = process::spawn(sleeper, process::Place::default())?;
+        processes.push(ProcessId::of(sleeper.id())?);
         println!("\nbuilt {}", serde_json::to_string(&(&tag, &processes))?);
         assert_eq!(ending, "killed", "told to panic");
         loop {
