@@ -8,6 +8,7 @@ pub mod agent;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+#[allow(unsafe_code, reason = "bpf(2) and mapped tables; each block says why it is sound")]
 pub mod datapath;
 pub mod host;
 pub mod inspect;

@@ -1,5 +1,6 @@
 //! The composition: a source, the Reconciler, the data path.
 
-pub mod ledger;
+pub mod privilege;
 pub mod reconcile;
 pub mod run;
+pub mod state;

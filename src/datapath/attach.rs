@@ -1,1 +1,197 @@
-//! datapath attach
+//! Attachment: one pinned link per program at the cgroup2 root. An existing link takes the new program in
+//! one atomic step, so that an upgrade goes unnoticed.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::load::{Program, Unit};
+use super::pins::{Tree, make_dir, names};
+use super::{load, sys};
+
+/// A cgroup v2 folder to attach to.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    dir: File,
+    id: u64,
+}
+
+impl Cgroup {
+    /// Opens the folder.
+    ///
+    /// # Errors
+    /// It does not exist or is no cgroup v2.
+    pub fn open(path: &Path) -> Result<Cgroup> {
+        let dir = File::open(path).with_context(|| format!("open the cgroup {}", path.display()))?;
+        let fs = nix::sys::statfs::fstatfs(&dir).with_context(|| format!("look at {}", path.display()))?;
+        if fs.filesystem_type() != nix::sys::statfs::CGROUP2_SUPER_MAGIC {
+            let shown = path.display();
+            bail!(
+                "{shown} is not a cgroup v2: mount one (mount -t cgroup2 cgroup2 {shown}), or name one with --cgroup-root"
+            );
+        }
+        // The id of a cgroup is the inode number of its folder.
+        let id = dir.metadata().with_context(|| format!("look at {}", path.display()))?.ino();
+        Ok(Cgroup { path: path.to_owned(), dir, id })
+    }
+}
+
+/// What became of one program's attachment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The program.
+    pub name: String,
+    /// The kernel's hash of the attached program's instructions, in hex; `None` if it is not attached.
+    pub loaded_tag: Option<String>,
+    /// Why it is not attached, or not where it should be.
+    pub problem: Option<String>,
+}
+
+/// Attaches the programs of a unit, in its order, or has the pinned links take them.
+///
+/// Either all are attached or, if one fails, none that was not before: half of a translation is worse than none.
+///
+/// # Errors
+/// Names the program and the cgroup, and for a foreign program in the way its id and name.
+pub fn attach(tree: &Tree, cgroup: &Cgroup, programs: &[Program]) -> Result<()> {
+    make_dir(&tree.links())?;
+    let mut made: Vec<PathBuf> = Vec::new();
+    for program in programs {
+        let pin = tree.links().join(program.name);
+        let new = take_over(&pin, cgroup, program.fd.as_fd())
+            .and_then(|taken| if taken { Ok(false) } else { create(&pin, cgroup, program).map(|()| true) });
+        match new {
+            Ok(true) => made.push(pin),
+            Ok(false) => {}
+            Err(e) => {
+                for pin in made.iter().rev() {
+                    let _ = fs::remove_file(pin);
+                }
+                return Err(e);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Has a pinned link take a program. `false` if there is no link, or one that leads nowhere or elsewhere.
+fn take_over(pin: &Path, cgroup: &Cgroup, program: BorrowedFd<'_>) -> Result<bool> {
+    let link = match sys::get(pin) {
+        Ok(link) => link,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(e).with_context(|| format!("open the link {}", pin.display())),
+    };
+    let facts = sys::link_facts(link.as_fd()).with_context(|| format!("the link {}", pin.display()))?;
+    if facts.cgroup_id != cgroup.id {
+        fs::remove_file(pin)
+            .with_context(|| format!("remove the link {}, whose cgroup is another", pin.display()))?;
+        return Ok(false);
+    }
+    match sys::link_update(link.as_fd(), program) {
+        Ok(()) => Ok(true),
+        // The link was detached by force (`bpftool link detach`), or its cgroup is gone.
+        Err(e) if e.raw_os_error() == Some(libc::ENOLINK) => {
+            fs::remove_file(pin).with_context(|| format!("remove the dead link {}", pin.display()))?;
+            Ok(false)
+        }
+        Err(e) => Err(e).with_context(|| format!("put the new program into the link {}", pin.display())),
+    }
+}
+
+fn create(pin: &Path, cgroup: &Cgroup, program: &Program) -> Result<()> {
+    let what = || format!("attach {} to cgroup {}", program.name, cgroup.path.display());
+    let link =
+        sys::link_create(program.fd.as_fd(), cgroup.dir.as_fd(), program.attach_type).map_err(|e| {
+            let in_the_way = if e.raw_os_error() == Some(libc::EPERM) {
+                foreign(cgroup, program.attach_type)
+            } else {
+                None
+            };
+            anyhow!(in_the_way.unwrap_or_else(|| e.to_string())).context(what())
+        })?;
+    sys::pin(link.as_fd(), pin)
+        .with_context(|| format!("pin the link of {} at {}", program.name, pin.display()))?;
+    load::restrict(pin)
+}
+
+/// Names the programs that keep others out: attached with flags 0, here or in a parent.
+fn foreign(cgroup: &Cgroup, attach_type: u32) -> Option<String> {
+    let mut at = cgroup.path.as_path();
+    loop {
+        let dir = Cgroup::open(at).ok()?;
+        let (ids, flags) = sys::prog_query(dir.dir.as_fd(), attach_type).ok()?;
+        if !ids.is_empty() && flags & libbpf_sys::BPF_F_ALLOW_MULTI == 0 {
+            let names: Vec<String> = ids.iter().map(|id| describe(*id)).collect();
+            return Some(format!(
+                "{} is attached at {} with flags that allow no other: detach it (bpftool cgroup detach), or have its owner attach with BPF_F_ALLOW_MULTI",
+                names.join(", "),
+                at.display()
+            ));
+        }
+        at = at.parent()?;
+    }
+}
+
+fn describe(id: u32) -> String {
+    let facts = sys::prog_by_id(id).and_then(|prog| sys::prog_facts(prog.as_fd()));
+    facts.map_or_else(|_| format!("program {id}"), |facts| format!("program {id} ({})", facts.name))
+}
+
+/// What is attached now, program by program. `cgroup` is where it should be, if the caller knows.
+pub fn inspect(tree: &Tree, unit: &Unit, cgroup: Option<&Cgroup>) -> Vec<Attachment> {
+    unit.programs.iter().map(|name| inspect_one(tree, name, cgroup)).collect()
+}
+
+fn inspect_one(tree: &Tree, name: &str, cgroup: Option<&Cgroup>) -> Attachment {
+    let found =
+        sys::get(&tree.links().join(name)).and_then(|link| sys::link_facts(link.as_fd())).and_then(|link| {
+            let facts = sys::prog_by_id(link.prog_id).and_then(|prog| sys::prog_facts(prog.as_fd()))?;
+            Ok((link.cgroup_id, facts.tag))
+        });
+    let problem = match &found {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            Some("not attached: no agent has attached it, or its link was removed".into())
+        }
+        Err(e) => Some(format!("its link cannot be read: {e}")),
+        Ok((0, _)) => Some(
+            "detached: its cgroup is gone, or it was detached by force; a start of the agent attaches it"
+                .into(),
+        ),
+        Ok((id, _)) => cgroup
+            .filter(|cgroup| cgroup.id != *id)
+            .map(|cgroup| format!("attached to another cgroup (id {id}) than {}", cgroup.path.display())),
+    };
+    Attachment {
+        name: name.to_owned(),
+        loaded_tag: found.ok().filter(|(id, _)| *id != 0).map(|(_, tag)| tag),
+        problem,
+    }
+}
+
+/// Removes pinned links of programs that this version does not have.
+pub(crate) fn remove_unknown(tree: &Tree, units: &[Unit]) -> Result<()> {
+    let known = |name: &str| units.iter().any(|unit| unit.programs.contains(&name));
+    for name in names(&tree.links()).iter().filter(|name| !known(name)) {
+        let pin = tree.links().join(name);
+        fs::remove_file(&pin).with_context(|| format!("remove the link {}", pin.display()))?;
+    }
+    Ok(())
+}
+
+/// Detaches everything: the programs that translate first.
+pub(crate) fn detach_all(tree: &Tree, units: &[Unit]) -> Result<Vec<String>> {
+    let mut pinned = names(&tree.links());
+    let order =
+        |name: &String| units.iter().find_map(|unit| unit.programs.iter().position(|known| known == name));
+    pinned.sort_by_key(|name| std::cmp::Reverse(order(name)));
+    for name in &pinned {
+        let pin = tree.links().join(name);
+        fs::remove_file(&pin).with_context(|| format!("remove the link {}", pin.display()))?;
+    }
+    Ok(pinned)
+}

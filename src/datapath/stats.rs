@@ -1,1 +1,46 @@
-//! datapath stats
+//! Counters per ServicePort, as the programs keep them.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use super::maps::Reader;
+use super::{sys, wire};
+use crate::plan::table::{Map, ServiceId};
+
+/// A row of `bl_stats`: counts since the service index got its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Flows that were given a backend.
+    pub connections: u64,
+    /// Flows that were refused (REJ-1).
+    pub refused: u64,
+    /// Flows left to the packet path, which drops them (REJ-2).
+    pub dropped: u64,
+}
+
+impl From<wire::bl_stats> for Stats {
+    fn from(row: wire::bl_stats) -> Stats {
+        Stats { connections: row.connections, refused: row.refused, dropped: row.dropped }
+    }
+}
+
+impl Reader {
+    /// The counters of every service index that has counted anything, by index.
+    ///
+    /// # Errors
+    /// The map could not be read.
+    pub fn stats(&self) -> io::Result<Vec<(ServiceId, Stats)>> {
+        let rows = self.array::<4>(Map::Stats.name())?;
+        let row =
+            |(id, words): (u32, [u64; 4])| (ServiceId(id), wire::from_words::<wire::bl_stats>(&words).into());
+        Ok(rows.into_iter().map(row).collect())
+    }
+
+    /// The counters of one service index; zero if there is no such row.
+    pub fn stats_of(&self, id: ServiceId) -> Stats {
+        let mut value = [0; size_of::<wire::bl_stats>()];
+        let map = self.map(Map::Stats.name());
+        let found = sys::lookup(map.as_fd(), &id.0.to_ne_bytes(), &mut value).unwrap_or(false);
+        found.then(|| wire::read::<wire::bl_stats>(&value)).flatten().map(Stats::from).unwrap_or_default()
+    }
+}

@@ -1,3 +1,9 @@
-//! Integration tests, one crate so that the library is linked once.
+//! Integration tests, one crate so that the library is linked once. What needs root is in modules
+//! called `root`.
 
+mod book;
+mod book_model;
+mod house;
+mod inspect;
+mod inspect_doctor;
 mod root;

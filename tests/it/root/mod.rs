@@ -1,5 +1,8 @@
 //! What needs root: namespaces, cgroups, BPF. Run with `cargo test --test it root::`.
 
+mod datapath;
+mod datapath_life;
+mod datapath_rig;
 mod sandbox;
 
 mod sandbox_agent;

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What a socket dialled and what it got: bl_flows, by socket cookie, and
+ * bl_flows_more for the further frontends of one unconnected UDP socket.
+ *
+ * The row in bl_flows says what holds while the socket is connected (CONNECTED),
+ * or is the first frontend it sent to (DATAGRAM). A CONNECTED row counts only while
+ * the socket is connected, a DATAGRAM row only while it is not: dissolving a
+ * connection (AF_UNSPEC) runs no hook, and a later connect() to something else must
+ * not be shown an older answer.
+ */
+#ifndef BL_FLOW_H
+#define BL_FLOW_H
+
+#include "lb.h"
+
+static __always_inline bool bl_flow_dialled(const struct bl_flow *flow, const struct bl_peer *peer)
+{
+	return flow->dialled_port == peer->port && bl_addr_equal(&flow->dialled, &peer->addr);
+}
+
+/* Whether a datagram from peer answers what this row sent: from its first choice, or its present one. */
+static __always_inline bool bl_flow_answered(const struct bl_flow *flow, const struct bl_peer *peer)
+{
+	const struct bl_backend *row;
+
+	if (flow->backend_port == peer->port && bl_addr_equal(&flow->backend, &peer->addr))
+		return true;
+	row = bl_choice_row(BL_LOAD(flow->choice));
+	return row && row->port == peer->port && bl_addr_equal(&row->addr, &peer->addr);
+}
+
+/*
+ * Rows of bl_flows_more are filled from 0 on without holes, and go only with their
+ * socket. The loops are subprograms: inlined into each hook and family they would
+ * cost the verifier several times as much. Each counter is kept in a register
+ * (barrier_var): 5.10 does not follow one that the compiler keeps in key.seq, on the
+ * stack, and reports an infinite loop.
+ */
+static __noinline struct bl_flow *bl_more_dialled(__u64 cookie, const struct bl_peer *peer)
+{
+	struct bl_more_key key = { .cookie = cookie };
+	struct bl_flow *flow;
+
+	for (__u32 seq = 0; seq < BL_MORE_MAX; seq++) {
+		barrier_var(seq);
+		key.seq = seq;
+		flow = bpf_map_lookup_elem(&bl_flows_more, &key);
+		if (!flow || bl_flow_dialled(flow, peer))
+			return flow;
+	}
+	return NULL;
+}
+
+static __noinline struct bl_flow *bl_more_answered(__u64 cookie, const struct bl_peer *peer)
+{
+	struct bl_more_key key = { .cookie = cookie };
+	struct bl_flow *flow;
+
+	for (__u32 seq = 0; seq < BL_MORE_MAX; seq++) {
+		barrier_var(seq);
+		key.seq = seq;
+		flow = bpf_map_lookup_elem(&bl_flows_more, &key);
+		if (!flow || bl_flow_answered(flow, peer))
+			return flow;
+	}
+	return NULL;
+}
+
+static __noinline int bl_more_delete(__u64 cookie)
+{
+	struct bl_more_key key = { .cookie = cookie };
+
+	for (__u32 seq = 0; seq < BL_MORE_MAX; seq++) {
+		barrier_var(seq);
+		key.seq = seq;
+		if (bpf_map_delete_elem(&bl_flows_more, &key))
+			break;
+	}
+	return 0;
+}
+
+/*
+ * Adds a row to bl_flows_more and says so in the socket's first row. Another thread
+ * may add one at the same time: then the next place is taken, or, if it was for the
+ * same frontend, the other row stands and is returned. With all places taken a
+ * random one goes: a socket that talks to one VIP more than there are places would
+ * never find its row if the oldest went.
+ */
+static __noinline struct bl_flow *bl_more_add(__u64 cookie, struct bl_flow *first, struct bl_flow *flow)
+{
+	struct bl_more_key key = { .cookie = cookie };
+	struct bl_flow *other;
+
+	for (__u32 seq = 0; seq < BL_MORE_MAX; seq++) {
+		barrier_var(seq);
+		key.seq = seq;
+		if (seq < first->more)
+			continue;
+		if (!bl_map_insert(&bl_flows_more, &key, flow)) {
+			BL_STORE(first->more, seq + 1);
+			return NULL;
+		}
+		other = bpf_map_lookup_elem(&bl_flows_more, &key);
+		if (!other)
+			return NULL; /* the map is full */
+		if (other->dialled_port == flow->dialled_port &&
+		    bl_addr_equal(&other->dialled, &flow->dialled))
+			return other;
+	}
+	key.seq = bpf_get_prandom_u32() % BL_MORE_MAX;
+	bpf_map_update_elem(&bl_flows_more, &key, flow, BPF_ANY);
+	return NULL;
+}
+
+/*
+ * Remembers what a socket dialled by connect(), in place of what it had dialled
+ * before. A full map is benign: getpeername() then shows the backend.
+ */
+static __always_inline void bl_flow_connected(__u64 cookie, struct bl_flow *flow)
+{
+	struct bl_flow *old;
+
+	if (bl_map_insert(&bl_flows, &cookie, flow) != -BL_EEXIST)
+		return;
+	old = bpf_map_lookup_elem(&bl_flows, &cookie);
+	if (old)
+		flow->more = old->more;
+	bpf_map_update_elem(&bl_flows, &cookie, flow, BPF_ANY);
+}
+
+/* Forgets what a socket is connected to: its new peer is what it says. */
+static __always_inline void bl_flow_direct(__u64 cookie)
+{
+	struct bl_flow *flow = bpf_map_lookup_elem(&bl_flows, &cookie);
+
+	if (!flow || flow->kind != BL_FLOW_CONNECTED)
+		return;
+	if (flow->more)
+		BL_STORE(flow->kind, BL_FLOW_NONE);
+	else
+		bpf_map_delete_elem(&bl_flows, &cookie);
+}
+
+/* The row of a frontend this socket has sent to. */
+static __always_inline struct bl_flow *bl_flow_find(__u64 cookie, struct bl_flow *first,
+						    const struct bl_peer *peer)
+{
+	if (!first)
+		return NULL;
+	if (first->kind != BL_FLOW_NONE && bl_flow_dialled(first, peer))
+		return first;
+	return first->more ? bl_more_dialled(cookie, peer) : NULL;
+}
+
+/*
+ * Remembers a frontend an unconnected UDP socket sends to. Returns the row of
+ * another thread that was first, whose choice then stands, else NULL. A row left
+ * by a connection that was dissolved makes room.
+ */
+static __always_inline struct bl_flow *bl_flow_sent(__u64 cookie, bool connected, struct bl_flow *flow)
+{
+	struct bl_flow *first;
+
+	if (bl_map_insert(&bl_flows, &cookie, flow) != -BL_EEXIST)
+		return NULL;
+	first = bpf_map_lookup_elem(&bl_flows, &cookie);
+	if (!first)
+		return NULL;
+	if (first->kind == BL_FLOW_DATAGRAM && first->dialled_port == flow->dialled_port &&
+	    bl_addr_equal(&first->dialled, &flow->dialled))
+		return first;
+	if (first->kind == BL_FLOW_DATAGRAM || (first->kind == BL_FLOW_CONNECTED && connected))
+		return bl_more_add(cookie, first, flow);
+	flow->more = first->more;
+	bpf_map_update_elem(&bl_flows, &cookie, flow, BPF_ANY);
+	return NULL;
+}
+
+#endif

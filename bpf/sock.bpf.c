@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The socket path: a frontend dialled by a socket of this node becomes a backend in
+ * connect() or sendmsg(), and recvmsg() and getpeername() show what was dialled. No
+ * packet is ever translated. What is not decided here is left as it was, for the
+ * packet path.
+ */
+#include "vmlinux.h"
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+
+#include "flow.h"
+#include "stats.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define BL_ECONNREFUSED 111
+
+/* What a hook returns. recvmsg and getpeername may return nothing but BL_ALLOW. */
+#define BL_REFUSE 0
+#define BL_ALLOW 1
+
+struct sock___bl {
+	unsigned int sk_kern_sock : 1;
+} __attribute__((preserve_access_index));
+
+/*
+ * A socket of the kernel itself: an NFS or Ceph client, or the subflow of an MPTCP
+ * connection. cgroup/sock_release does not run for those (inet_release() skips them,
+ * f5836749c9c0, v5.9), so a row of theirs would stay for ever; nor does anybody ask
+ * them for their peer.
+ */
+static __always_inline bool bl_is_kernel_socket(const struct bpf_sock_addr *ctx)
+{
+	const struct sock___bl *sk;
+	void *held = ctx->sk;
+
+	/* Read back from the stack it is a plain number, which a field's offset may be added to. */
+	if (bpf_probe_read_kernel(&sk, sizeof(sk), &held))
+		return false;
+	return BPF_CORE_READ_BITFIELD_PROBED(sk, sk_kern_sock);
+}
+
+/* A connected UDP socket; recvmsg and sendmsg run for no other connected one. */
+static __always_inline bool bl_is_connected(const struct bpf_sock_addr *ctx)
+{
+	const struct bpf_sock *sk = ctx->sk;
+
+	return sk->state == BPF_TCP_ESTABLISHED;
+}
+
+/*
+ * What becomes of a new flow of this namespace to a frontend; what is declined is
+ * counted. False if there is no such frontend.
+ */
+static __always_inline bool bl_decide_socket(__u64 frontend, const struct bl_addr *dialled, __u64 netns,
+					     struct bl_verdict *v)
+{
+	enum bl_client client;
+
+	if (!frontend)
+		return false;
+	client = bl_client_of(netns);
+	if (client == BL_CLIENT_PACKET_ONLY)
+		return true;
+	if (!bl_decide_frontend(frontend, dialled, client, v))
+		return false;
+	if (v->action == BL_REJECT)
+		bl_count(v->service, refused);
+	else if (v->action == BL_DROP)
+		bl_count(v->service, dropped);
+	return true;
+}
+
+static __always_inline const struct bl_backend *bl_choose_for(struct bpf_sock_addr *ctx,
+							      const struct bl_verdict *v, __u64 netns,
+							      __u64 *choice)
+{
+	struct bl_affinity_key key = { .service = v->service };
+	__u64 now = 0;
+
+	/* A socket that is not bound has no address yet: its namespace is the client (AFF-9). */
+	key.client.w[2] = (__u32)netns;
+	key.client.w[3] = netns >> 32;
+	if ((__u32)v->policy)
+		now = bpf_ktime_get_ns();
+	return bl_choose(v, &key, now, bpf_get_prandom_u32(), choice);
+}
+
+static __always_inline void bl_flow_fill(struct bl_flow *flow, const struct bl_frontend_key *key,
+					 const struct bl_backend *row, __u64 choice, __u32 service)
+{
+	flow->choice = choice;
+	flow->dialled = key->addr;
+	flow->backend = row->addr;
+	flow->dialled_port = key->port;
+	flow->backend_port = row->port;
+	flow->proto = key->proto;
+	flow->service = service;
+}
+
+/* The backend a UDP socket has already used for this frontend from this port: the flow goes on (DEC-2). */
+static __always_inline const struct bl_backend *
+bl_reconnected(struct bpf_sock_addr *ctx, __u64 cookie, const struct bl_peer *peer, __u32 service,
+	       __u64 *choice)
+{
+	struct bl_flow *flow;
+
+	/* Never bound, or dissolved: another source port is another flow. */
+	if (!ctx->sk->src_port)
+		return NULL;
+	flow = bl_flow_find(cookie, bpf_map_lookup_elem(&bl_flows, &cookie), peer);
+	if (!flow)
+		return NULL;
+	*choice = BL_LOAD(flow->choice);
+	return bl_choice_valid(*choice, service, BL_BACKEND_SERVING);
+}
+
+static __always_inline bool bl_connect_forward(struct bpf_sock_addr *ctx, const bool v6, __u64 cookie,
+					       const struct bl_frontend_key *key,
+					       const struct bl_verdict *v, __u64 netns)
+{
+	struct bl_peer peer = { .addr = key->addr, .port = key->port };
+	struct bl_flow flow = { .kind = BL_FLOW_CONNECTED, .netns = netns };
+	const struct bl_backend *row = NULL;
+	__u64 choice = 0;
+
+	if (key->proto == IPPROTO_UDP)
+		row = bl_reconnected(ctx, cookie, &peer, v->service, &choice);
+	if (!row) {
+		row = bl_choose_for(ctx, v, netns, &choice);
+		if (!row)
+			return false;
+		bl_count(v->service, connections);
+	}
+	bl_peer_store(ctx, v6, &row->addr, row->port);
+	if (!bl_is_kernel_socket(ctx)) {
+		bl_flow_fill(&flow, key, row, choice, v->service);
+		bl_flow_connected(cookie, &flow);
+	}
+	return true;
+}
+
+/* connect() of TCP and UDP, TCP fast open included. */
+static __always_inline int bl_connect(struct bpf_sock_addr *ctx, const bool v6)
+{
+	struct bl_frontend_key key = {};
+	struct bl_verdict v = {};
+	__u64 cookie, frontend, netns = 0;
+	struct bl_peer peer;
+
+	if (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP)
+		return BL_ALLOW;
+	peer = bl_peer_load(ctx, v6);
+	key.addr = peer.addr;
+	key.port = peer.port;
+	key.proto = ctx->protocol;
+	cookie = bpf_get_socket_cookie(ctx);
+	frontend = bl_frontend_lookup(&key);
+	if (frontend)
+		netns = bpf_get_netns_cookie(ctx);
+	if (bl_decide_socket(frontend, &key.addr, netns, &v)) {
+		if (v.action == BL_FORWARD && bl_connect_forward(ctx, v6, cookie, &key, &v, netns))
+			return BL_ALLOW;
+	} else if (key.proto == IPPROTO_TCP) {
+		/* A UDP socket is left alone either way (DEC-1): no second look for it. */
+		bl_decide_undefined(&key.addr, &v);
+		if (v.action == BL_REJECT && bl_client_of(bpf_get_netns_cookie(ctx)) == BL_CLIENT_PACKET_ONLY)
+			v.action = BL_PASS;
+	}
+
+	bl_flow_direct(cookie);
+	if (v.action == BL_REJECT && key.proto == IPPROTO_TCP && bl_has_set_retval) {
+		bpf_set_retval(-BL_ECONNREFUSED);
+		return BL_REFUSE;
+	}
+	return BL_ALLOW;
+}
+
+/* A datagram to a frontend this socket has no valid choice for yet; flow is its row, if it has one. */
+static __always_inline void bl_send_first(struct bpf_sock_addr *ctx, const bool v6, __u64 cookie,
+					  const struct bl_frontend_key *key, __u64 frontend,
+					  struct bl_flow *flow)
+{
+	struct bl_flow fresh = { .kind = BL_FLOW_DATAGRAM };
+	const struct bl_backend *row, *first;
+	struct bl_verdict v = {};
+	__u64 choice = 0;
+
+	/* Without a row each datagram would go elsewhere: the packet path keeps a flow together. */
+	if (bl_is_kernel_socket(ctx))
+		return;
+	fresh.netns = bpf_get_netns_cookie(ctx);
+	bl_decide_socket(frontend, &key->addr, fresh.netns, &v);
+	if (v.action != BL_FORWARD)
+		return;
+	row = bl_choose_for(ctx, &v, fresh.netns, &choice);
+	if (!row)
+		return;
+	if (flow) {
+		BL_STORE(flow->service, v.service);
+		BL_STORE(flow->choice, choice);
+	} else {
+		bl_flow_fill(&fresh, key, row, choice, v.service);
+		flow = bl_flow_sent(cookie, bl_is_connected(ctx), &fresh);
+		if (flow) {
+			first = bl_choice_valid(BL_LOAD(flow->choice), v.service, BL_BACKEND_SERVING);
+			if (first)
+				row = first;
+		}
+	}
+	bl_count(v.service, connections);
+	bl_peer_store(ctx, v6, &row->addr, row->port);
+}
+
+/*
+ * sendto() and sendmsg() with an address. The backend of a (socket, frontend) stays
+ * while it serves (SOCK-4, DEC-2). A connected socket that also names the address it
+ * dialled gets its peer, the only one whose answers the kernel would let through.
+ */
+static __always_inline int bl_sendmsg(struct bpf_sock_addr *ctx, const bool v6)
+{
+	struct bl_peer peer = bl_peer_load(ctx, v6);
+	struct bl_frontend_key key = { .addr = peer.addr, .port = peer.port, .proto = IPPROTO_UDP };
+	const struct bl_backend *row;
+	struct bl_flow *flow;
+	__u64 frontend, cookie;
+
+	if (ctx->protocol != IPPROTO_UDP)
+		return BL_ALLOW;
+	frontend = bl_frontend_lookup(&key);
+	if (!frontend)
+		return BL_ALLOW;
+	cookie = bpf_get_socket_cookie(ctx);
+	flow = bl_flow_find(cookie, bpf_map_lookup_elem(&bl_flows, &cookie), &peer);
+	if (flow && flow->kind == BL_FLOW_CONNECTED) {
+		if (bl_is_connected(ctx)) {
+			bl_peer_store(ctx, v6, &flow->backend, flow->backend_port);
+			return BL_ALLOW;
+		}
+		flow = NULL;
+	}
+	if (flow) {
+		row = bl_choice_valid(BL_LOAD(flow->choice), BL_FRONTEND_INDEX(frontend), BL_BACKEND_SERVING);
+		if (row) {
+			bl_peer_store(ctx, v6, &row->addr, row->port);
+			return BL_ALLOW;
+		}
+	}
+	bl_send_first(ctx, v6, cookie, &key, frontend, flow);
+	return BL_ALLOW;
+}
+
+/* recvfrom() and recvmsg() that ask for the sender: an answer comes from the address that was dialled. */
+static __always_inline int bl_recvmsg(struct bpf_sock_addr *ctx, const bool v6)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct bl_flow *flow = bpf_map_lookup_elem(&bl_flows, &cookie);
+	struct bl_peer peer;
+
+	if (!flow)
+		return BL_ALLOW;
+	peer = bl_peer_load(ctx, v6);
+	if (bl_is_connected(ctx)) {
+		if (flow->kind != BL_FLOW_CONNECTED || flow->backend_port != peer.port ||
+		    !bl_addr_equal(&flow->backend, &peer.addr))
+			return BL_ALLOW;
+	} else if (flow->kind != BL_FLOW_DATAGRAM || !bl_flow_answered(flow, &peer)) {
+		flow = flow->more ? bl_more_answered(cookie, &peer) : NULL;
+	}
+	if (flow)
+		bl_peer_store(ctx, v6, &flow->dialled, flow->dialled_port);
+	return BL_ALLOW;
+}
+
+/* getpeername(): what was dialled, if the socket is still connected to what that led to (SOCK-2). */
+static __always_inline int bl_getpeername(struct bpf_sock_addr *ctx, const bool v6)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct bl_flow *flow = bpf_map_lookup_elem(&bl_flows, &cookie);
+	struct bl_peer peer;
+
+	if (!flow || flow->kind != BL_FLOW_CONNECTED)
+		return BL_ALLOW;
+	peer = bl_peer_load(ctx, v6);
+	if (flow->backend_port == peer.port && bl_addr_equal(&flow->backend, &peer.addr))
+		bl_peer_store(ctx, v6, &flow->dialled, flow->dialled_port);
+	return BL_ALLOW;
+}
+
+#define BL_STUB(name, section, body, v6)                 \
+	SEC(section) int name(struct bpf_sock_addr *ctx) \
+	{                                                \
+		return body(ctx, v6);                    \
+	}
+
+BL_STUB(bl_connect4, "cgroup/connect4", bl_connect, false)
+BL_STUB(bl_connect6, "cgroup/connect6", bl_connect, true)
+BL_STUB(bl_sendmsg4, "cgroup/sendmsg4", bl_sendmsg, false)
+BL_STUB(bl_sendmsg6, "cgroup/sendmsg6", bl_sendmsg, true)
+BL_STUB(bl_recvmsg4, "cgroup/recvmsg4", bl_recvmsg, false)
+BL_STUB(bl_recvmsg6, "cgroup/recvmsg6", bl_recvmsg, true)
+BL_STUB(bl_getpeername4, "cgroup/getpeername4", bl_getpeername, false)
+BL_STUB(bl_getpeername6, "cgroup/getpeername6", bl_getpeername, true)
+
+/* A socket's rows go with it. */
+SEC("cgroup/sock_release")
+int bl_sock_release(struct bpf_sock *ctx)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct bl_flow *flow = bpf_map_lookup_elem(&bl_flows, &cookie);
+
+	if (!flow)
+		return BL_ALLOW;
+	if (flow->more)
+		bl_more_delete(cookie);
+	bpf_map_delete_elem(&bl_flows, &cookie);
+	return BL_ALLOW;
+}

@@ -1,0 +1,57 @@
+//! What is wrong with a file, in words that lead to the place.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The object or document is not used as it is now; its last good version stays.
+    Error,
+    /// Part of the object is skipped.
+    Warning,
+    /// Nothing is wrong: a kind that is not read.
+    Note,
+}
+
+/// A problem with its place.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct FileProblem {
+    /// The file.
+    pub file: Arc<str>,
+    /// Which document of it, from 1; 0 is the file as a whole.
+    pub document: usize,
+    /// The line of the file, from 1, where it is known: of a syntax error, else of the document.
+    pub line: Option<usize>,
+    /// Kind, namespace and name, as far as they are known.
+    pub object: Option<String>,
+    /// The path of the field; may be empty.
+    pub field: String,
+    /// What is wrong.
+    pub message: String,
+    /// How bad it is.
+    pub severity: Severity,
+}
+
+impl fmt::Display for FileProblem {
+    /// Like `web.yaml: document 2 (line 9): Service default/web: spec.ports[0].port: …`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file)?;
+        if self.document > 0 {
+            write!(f, ": document {}", self.document)?;
+        }
+        if let Some(line) = self.line {
+            write!(f, " (line {line})")?;
+        }
+        if let Some(object) = &self.object {
+            write!(f, ": {object}")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, ": {}", self.field)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}

@@ -1,0 +1,13 @@
+//! The tables as pinned maps: [`PinnedTables`] writes, [`Reader`] reads.
+
+mod array;
+mod grace;
+mod reader;
+mod scan;
+mod writer;
+
+pub use reader::{MapUse, OpenError, Reader};
+pub use writer::PinnedTables;
+
+pub(crate) use array::{Mapping, mapped_len, stride};
+pub(crate) use scan::scan_hash;

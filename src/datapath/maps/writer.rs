@@ -1,0 +1,273 @@
+//! The write side: [`PinnedTables`].
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, Result};
+use libbpf_rs::{MapCore, MapHandle};
+
+use super::array::Array;
+use super::grace::Grace;
+use crate::datapath::{sys, wire};
+use crate::plan::table::{BackendId, BackendRow, Limits, Map, Op, TableError, Tables};
+
+/// How many 64 KiB windows stay mapped per large array.
+const WINDOWS: usize = 4;
+
+/// Elements per batch: 280 KiB of names.
+const BATCH: usize = 1024;
+
+/// The tables in pinned maps. There is one writer, under the tree's lock.
+#[derive(Debug)]
+pub struct PinnedTables {
+    frontends: MapHandle,
+    services: Array,
+    slots: Array,
+    backends: Array,
+    endpoints: Array,
+    stats: Array,
+    names: MapHandle,
+    prefixes: MapHandle,
+    netns: MapHandle,
+    agent: MapHandle,
+    /// `None` where a test switched waiting off.
+    grace: Option<Grace>,
+}
+
+impl PinnedTables {
+    /// The tables in `maps`. Without `quiesce` no grace period is ever waited for: tests only.
+    pub(crate) fn new(maps: &[(&'static str, MapHandle)], quiesce: bool) -> Result<PinnedTables> {
+        let take = |map: Map| {
+            let (_, handle) = maps
+                .iter()
+                .find(|(name, _)| *name == map.name())
+                .with_context(|| format!("no map {}", map.name()))?;
+            MapHandle::try_from(handle).with_context(|| format!("keep {}", map.name()))
+        };
+        let grace = if quiesce {
+            Some(Grace::new().context("create the map-in-map that proves grace periods")?)
+        } else {
+            None
+        };
+        Ok(PinnedTables {
+            frontends: take(Map::Frontends)?,
+            services: Array::whole(take(Map::Services)?, Map::Services),
+            slots: Array::windowed(take(Map::Slots)?, Map::Slots, WINDOWS),
+            backends: Array::windowed(take(Map::Backends)?, Map::Backends, WINDOWS),
+            endpoints: Array::windowed(take(Map::Endpoints)?, Map::Endpoints, WINDOWS),
+            stats: Array::windowed(take(Map::Stats)?, Map::Stats, 1),
+            names: take(Map::Names)?,
+            prefixes: take(Map::Prefixes)?,
+            netns: take(Map::Netns)?,
+            agent: take(Map::Agent)?,
+            grace,
+        })
+    }
+
+    fn hash(&self, map: Map) -> &MapHandle {
+        match map {
+            Map::Frontends => &self.frontends,
+            Map::Names => &self.names,
+            Map::Prefixes => &self.prefixes,
+            Map::Netns => &self.netns,
+            Map::Agent => &self.agent,
+            Map::Services => self.services.map(),
+            Map::Slots => self.slots.map(),
+            Map::Backends => self.backends.map(),
+            Map::Endpoints => self.endpoints.map(),
+            Map::Stats => self.stats.map(),
+        }
+    }
+
+    fn put(&self, element: &Element) -> Result<(), TableError> {
+        let map = self.hash(element.map);
+        sys::update(map.as_fd(), &element.key, &element.value)
+            .map_err(|e| refused(element.map, map, "put a row", &e))
+    }
+
+    fn delete(&self, name: Map, key: &[u8]) -> Result<(), TableError> {
+        let map = self.hash(name);
+        sys::delete(map.as_fd(), key).map(drop).map_err(|e| refused(name, map, "delete a row", &e))
+    }
+
+    fn write_slots(&mut self, base: u32, ids: &[BackendId]) -> Result<(), TableError> {
+        let end = u64::from(base) + ids.len() as u64;
+        if end > u64::from(self.slots.rows()) {
+            return Err(TableError::Full { map: Map::Slots, limit: self.slots.rows() });
+        }
+        for (slot, id) in (base..).zip(ids) {
+            let (mapping, at) = self.slots.row(slot)?;
+            mapping.half(at).store(id.0, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Address and port first, the state last and with release: who sees the new generation sees the new address.
+    fn write_backend(&mut self, id: BackendId, row: &BackendRow) -> Result<(), TableError> {
+        let (mapping, at) = self.backends.row(id.0)?;
+        let row = wire::backend(row);
+        for (offset, word) in (0..wire::BACKEND_STATE).step_by(8).zip(wire::words::<_, 4>(&row)) {
+            mapping.word(at + offset).store(word, Ordering::Relaxed);
+        }
+        mapping.word(at + wire::BACKEND_STATE).store(row.state, Ordering::Release);
+        Ok(())
+    }
+
+    fn clear_stats(&mut self, row: u32) -> Result<(), TableError> {
+        let (mapping, at) = self.stats.row(row)?;
+        for offset in (0..size_of::<wire::bl_stats>()).step_by(8) {
+            mapping.word(at + offset).store(0, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Puts a run of elements of one map, in batches. A batch that fails is done again one by one, so
+    /// that each row has its own verdict.
+    fn put_run(&self, run: &[(usize, Element)], failed: &mut Vec<(usize, TableError)>) {
+        for batch in run.chunks(BATCH) {
+            let map = self.hash(batch[0].1.map);
+            let keys: Vec<u8> = batch.iter().flat_map(|(_, e)| e.key.iter().copied()).collect();
+            let values: Vec<u8> = batch.iter().flat_map(|(_, e)| e.value.iter().copied()).collect();
+            if batch.len() > 1 && sys::update_batch(map.as_fd(), &keys, &values, batch.len() as u32).is_ok() {
+                continue;
+            }
+            failed.extend(batch.iter().filter_map(|(at, e)| self.put(e).err().map(|error| (*at, error))));
+        }
+    }
+}
+
+/// One element of a hash map, as bytes.
+struct Element {
+    map: Map,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Element {
+    fn new(map: Map, key: &[u8], value: &[u8]) -> Element {
+        Element { map, key: key.to_vec(), value: value.to_vec() }
+    }
+
+    /// What an op puts into a hash map; `None` if it is another kind of op.
+    fn of(op: &Op) -> Option<Element> {
+        Some(match op {
+            Op::FrontendPut(key, value) => {
+                let key = wire::frontend_key(key);
+                let value = wire::frontend(&key, *value);
+                Element::new(Map::Frontends, wire::bytes(&key), &value.to_ne_bytes())
+            }
+            Op::NamePut(id, name) => Element::new(
+                Map::Names,
+                wire::bytes(&wire::service_key(*id)),
+                wire::bytes(&wire::service_name(name)),
+            ),
+            Op::TextPut(id, text) => {
+                Element::new(Map::Names, wire::bytes(&wire::text_key(*id)), wire::bytes(&wire::text(text)))
+            }
+            Op::PrefixPut(prefix) => {
+                Element::new(Map::Prefixes, wire::bytes(&wire::prefix(prefix)), &1u32.to_ne_bytes())
+            }
+            Op::NetnsPut(cookie, class) => {
+                Element::new(Map::Netns, &cookie.to_ne_bytes(), &(*class as u32).to_ne_bytes())
+            }
+            Op::Settings(settings) => {
+                Element::new(Map::Agent, &0u32.to_ne_bytes(), wire::bytes(&wire::agent(settings)))
+            }
+            _ => return None,
+        })
+    }
+
+    /// Whether neighbours of this element may share a system call. LPM takes batches only since 5.19.
+    fn may_batch(&self) -> bool {
+        matches!(self.map, Map::Frontends | Map::Names)
+    }
+}
+
+impl Tables for PinnedTables {
+    fn apply(&mut self, op: &Op) -> Result<(), TableError> {
+        match op {
+            Op::FrontendPut(..)
+            | Op::NamePut(..)
+            | Op::TextPut(..)
+            | Op::PrefixPut(..)
+            | Op::NetnsPut(..)
+            | Op::Settings(..) => Element::of(op).map_or(Ok(()), |element| self.put(&element)),
+            Op::Slots { base, ids } => self.write_slots(*base, ids),
+            Op::Backend(id, row) => self.write_backend(*id, row),
+            Op::BackendState(id, state) => {
+                let (mapping, at) = self.backends.row(id.0)?;
+                mapping.word(at + wire::BACKEND_STATE).store(wire::state(*state), Ordering::Release);
+                Ok(())
+            }
+            Op::Set(id, which, set) => {
+                let (mapping, at) = self.services.row(id.0)?;
+                let at = at + wire::SERVICE_SET + 8 * *which as usize;
+                mapping.word(at).store(wire::set_word(*set), Ordering::Release);
+                Ok(())
+            }
+            Op::Policy(id, policy) => {
+                let (mapping, at) = self.services.row(id.0)?;
+                mapping.word(at + wire::SERVICE_POLICY).store(wire::policy(*policy), Ordering::Release);
+                Ok(())
+            }
+            Op::Endpoint(id, info) => {
+                let (mapping, at) = self.endpoints.row(id.0)?;
+                let [word] = wire::words::<_, 1>(&wire::endpoint(info));
+                mapping.word(at).store(word, Ordering::Release);
+                Ok(())
+            }
+            Op::StatsClear(id) => self.clear_stats(id.0),
+            Op::FrontendDelete(key) => self.delete(Map::Frontends, wire::bytes(&wire::frontend_key(key))),
+            Op::NameDelete(id) => self.delete(Map::Names, wire::bytes(&wire::service_key(*id))),
+            Op::TextDelete(id) => self.delete(Map::Names, wire::bytes(&wire::text_key(*id))),
+            Op::PrefixDelete(prefix) => self.delete(Map::Prefixes, wire::bytes(&wire::prefix(prefix))),
+            Op::NetnsDelete(cookie) => self.delete(Map::Netns, &cookie.to_ne_bytes()),
+        }
+    }
+
+    fn apply_all(&mut self, ops: &[Op]) -> Vec<(usize, TableError)> {
+        let mut failed = Vec::new();
+        let mut run: Vec<(usize, Element)> = Vec::new();
+        for (at, op) in ops.iter().enumerate() {
+            let element = Element::of(op).filter(Element::may_batch);
+            let goes_on =
+                element.as_ref().zip(run.first()).is_some_and(|(new, (_, first))| new.map == first.map);
+            if !goes_on {
+                self.put_run(&std::mem::take(&mut run), &mut failed);
+            }
+            match element {
+                Some(element) => run.push((at, element)),
+                None => failed.extend(self.apply(op).err().map(|error| (at, error))),
+            }
+        }
+        self.put_run(&run, &mut failed);
+        failed
+    }
+
+    fn quiesce(&mut self) -> Result<(), TableError> {
+        let Some(grace) = &mut self.grace else { return Ok(()) };
+        grace.wait().map_err(|e| TableError::Kernel {
+            map: Map::Services,
+            message: format!("no proven grace period, so nothing is re-used: update of bl_grace: {e}"),
+        })
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            frontends: self.frontends.max_entries(),
+            services: self.services.rows(),
+            slots: self.slots.rows(),
+            backends: self.backends.rows(),
+            names: self.names.max_entries(),
+        }
+    }
+}
+
+/// A refusal of the kernel; a full map (`E2BIG`, for LPM `ENOSPC`) is one that callers branch on.
+fn refused(name: Map, map: &MapHandle, what: &str, error: &io::Error) -> TableError {
+    match error.raw_os_error() {
+        Some(libc::E2BIG | libc::ENOSPC) => TableError::Full { map: name, limit: map.max_entries() },
+        _ => TableError::Kernel { map: name, message: format!("{what}: {error}") },
+    }
+}

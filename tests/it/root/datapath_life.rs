@@ -1,0 +1,1 @@
+//! The life of the pins: adoption, growth, locks, repair, cleanup.

@@ -1,0 +1,178 @@
+//! A place to run a data path in: a bpffs and a cgroup of its own, gone on drop.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use beeline::datapath::{Datapath, Options, pins};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+/// Tells a second process of this test binary that it is a client, and what to dial.
+const DIAL: &str = "BEELINE_TEST_DIAL";
+
+/// A bpffs in a temporary folder and a cgroup.
+pub struct Rig {
+    dir: tempfile::TempDir,
+    pub cgroup: PathBuf,
+}
+
+impl Rig {
+    pub fn new() -> Rig {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let dir = tempfile::tempdir().unwrap();
+        let bpf = dir.path().join("bpf");
+        fs::create_dir(&bpf).unwrap();
+        mount(Some("bpf"), &bpf, Some("bpf"), MsFlags::empty(), None::<&str>).expect("these tests need root");
+        let name = format!("beeline-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let cgroup = cgroup2().join(name);
+        fs::create_dir(&cgroup).unwrap();
+        Rig { dir, cgroup }
+    }
+
+    pub fn bpf_root(&self) -> PathBuf {
+        self.dir.path().join("bpf")
+    }
+
+    pub fn options(&self) -> Options {
+        Options::new(&self.cgroup, &self.bpf_root())
+    }
+
+    pub fn open(&self) -> Datapath {
+        Datapath::open(&self.options()).unwrap()
+    }
+
+    /// The files below the bpffs, relative to it.
+    pub fn pins(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        walk(&self.bpf_root(), &self.bpf_root(), &mut found);
+        found.sort();
+        found
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let tree = pins::Tree::new(&self.bpf_root());
+        for unit in ["socket"] {
+            let _ = fs::remove_file(tree.log(unit));
+        }
+        let _ = fs::remove_dir(pins::RUN_DIR);
+        let _ = umount2(&self.bpf_root(), MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&self.cgroup);
+    }
+}
+
+fn walk(root: &Path, dir: &Path, found: &mut Vec<String>) {
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        found.push(entry.path().strip_prefix(root).unwrap().to_string_lossy().into_owned());
+        if entry.path().is_dir() {
+            walk(root, &entry.path(), found);
+        }
+    }
+}
+
+/// Where the cgroup2 tree is mounted.
+pub fn cgroup2() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let line =
+        mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("a cgroup2 mount");
+    line.split(' ').nth(1).unwrap().into()
+}
+
+/// A process in the rig's cgroup that connects in a loop until told to stop.
+pub struct Dialler {
+    child: Child,
+    out: BufReader<std::process::ChildStdout>,
+}
+
+impl Dialler {
+    /// Starts it; it has connected at least once when this returns.
+    pub fn start(rig: &Rig, to: SocketAddr) -> Dialler {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "root::datapath_rig::dials_when_it_is_a_second_process", "--nocapture"])
+            .env(DIAL, format!("{} {to}", rig.cgroup.display()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        wait_for(&mut out, "first: ");
+        Dialler { child, out }
+    }
+
+    /// Ends it. Returns how many connections it made and the errors.
+    pub fn stop(mut self) -> (u64, String) {
+        drop(self.child.stdin.take());
+        let line = wait_for(&mut self.out, "last: ");
+        let (count, errors) = line.split_once(' ').unwrap();
+        (count.parse().unwrap(), errors.trim().to_owned())
+    }
+}
+
+impl Drop for Dialler {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn wait_for(out: &mut impl BufRead, what: &str) -> String {
+    loop {
+        let mut line = String::new();
+        assert_ne!(out.read_line(&mut line).unwrap(), 0, "the dialler ended before it said '{what}'");
+        if let Some((_, rest)) = line.split_once(what) {
+            return rest.to_owned();
+        }
+    }
+}
+
+/// The body of the second process; nothing in the first one.
+#[test]
+fn dials_when_it_is_a_second_process() {
+    let Ok(what) = std::env::var(DIAL) else { return };
+    let (cgroup, to) = what.split_once(' ').unwrap();
+    fs::write(Path::new(cgroup).join("cgroup.procs"), std::process::id().to_string()).unwrap();
+    let to: SocketAddr = to.parse().unwrap();
+    let stop = std::thread::spawn(|| std::io::stdin().read_to_end(&mut Vec::new()));
+    let (mut count, mut errors) = (0u64, Vec::new());
+    while !stop.is_finished() {
+        match dial(to) {
+            Ok(()) => count += 1,
+            Err(e) => errors.push(e.to_string()),
+        }
+        if count + errors.len() as u64 == 1 {
+            println!("first: {errors:?}");
+        }
+    }
+    errors.dedup();
+    println!("last: {count} {}", errors.join("; "));
+}
+
+/// Connects, reads the one byte a [`Server`] sends, and closes without leaving TIME_WAIT behind.
+fn dial(to: SocketAddr) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(to)?;
+    stream.read_exact(&mut [0])
+}
+
+/// A backend on loopback.
+pub struct Server {
+    pub addr: SocketAddr,
+}
+
+impl Server {
+    /// Listens until the process ends; each client gets one byte.
+    pub fn start() -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                use std::io::Write;
+                let _ = (&stream).write_all(b"x");
+            }
+        });
+        Server { addr }
+    }
+}
