@@ -39,10 +39,7 @@ fn an_agent_runs_in_its_nodes_namespace_and_cgroup_until_it_is_ended() -> Result
         let pid = agent.pid()?;
         assert_eq!(cgroup::of_process(pid)?, node.cgroup_root().join("agent"));
         let fd = netns::of_process(pid)?;
-        assert_eq!(
-            inode(std::os::fd::AsFd::as_fd(&fd))?,
-            inode(std::os::fd::AsFd::as_fd(node.netns()))?
-        );
+        assert_eq!(inode(std::os::fd::AsFd::as_fd(&fd))?, inode(std::os::fd::AsFd::as_fd(node.netns()))?);
         let expected = format!(
             "called with run --manifests {} --node-name {} --node-ip {},{} --cgroup-root {} --bpf-root {}",
             manifests.display(),
@@ -55,6 +52,9 @@ fn an_agent_runs_in_its_nodes_namespace_and_cgroup_until_it_is_ended() -> Result
         assert!(agent.log()?.starts_with(&expected), "{}", agent.log()?);
     }
     assert!(one.log()?.contains("--zone a\n"));
+    if cgroup::v1_memory_root()?.is_some() {
+        assert!(one.memory_charged()? > 0 && one.memory_charged()? < 1 << 30);
+    }
     assert!(one.restart().is_err(), "it runs");
     assert_eq!(one.stop()?.code(), Some(7), "SIGTERM");
     assert!(!one.runs() && one.pid().is_err());
@@ -74,13 +74,8 @@ fn an_agent_that_ends_before_it_is_ready_shows_its_log() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let sandbox = Sandbox::with_binary("agent", &script(&dir)?)?;
     let node = sandbox.add_node("n1")?;
-    let error = node
-        .start_agent(dir.path(), &["--fail"])
-        .expect_err("it ends");
+    let error = node.start_agent(dir.path(), &["--fail"]).expect_err("it ends");
     let text = format!("{error:#}");
-    assert!(
-        text.contains("exit status: 3") && text.contains("no such thing as a mill"),
-        "{text}"
-    );
+    assert!(text.contains("exit status: 3") && text.contains("no such thing as a mill"), "{text}");
     Ok(())
 }

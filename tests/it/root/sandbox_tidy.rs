@@ -23,17 +23,9 @@ fn remains(tag: &str) -> Result<Vec<String>> {
     let mut names = netns::list()?;
     let root = cgroup::root()?;
     names.extend(cgroup::children(&root)?);
-    names.extend(
-        mount::mounts()?
-            .iter()
-            .map(|mount| mount.target.display().to_string()),
-    );
+    names.extend(mount::mounts()?.iter().map(|mount| mount.target.display().to_string()));
     if let Ok(entries) = std::fs::read_dir(RUN_DIR) {
-        names.extend(
-            entries
-                .flatten()
-                .map(|entry| entry.path().display().to_string()),
-        );
+        names.extend(entries.flatten().map(|entry| entry.path().display().to_string()));
     }
     names.retain(|name| name.contains(tag));
     Ok(names)
@@ -51,10 +43,7 @@ fn build() -> Result<(Sandbox, Vec<Pod>)> {
     ];
     pods[0].call(Serve::tcp(80))?;
     let load = LoadSpec::tcp((pods[0].ip4(), 80)).timeout_ms(1000);
-    pods[1].call(StartLoad {
-        name: "busy".into(),
-        load,
-    })?;
+    pods[1].call(StartLoad { name: "busy".into(), load })?;
     Ok((sandbox, pods))
 }
 
@@ -63,10 +52,7 @@ fn build() -> Result<(Sandbox, Vec<Pod>)> {
 fn a_dropped_sandbox_leaves_nothing() -> Result<()> {
     let (sandbox, pods) = build()?;
     let tag = sandbox.tag().to_owned();
-    let mut processes = pods
-        .iter()
-        .map(|pod| ProcessId::of(pod.pid()))
-        .collect::<Result<Vec<_>>>()?;
+    let mut processes = pods.iter().map(|pod| ProcessId::of(pod.pid())).collect::<Result<Vec<_>>>()?;
     if let Ok(ending) = std::env::var(ENDING) {
         // Unlike a pod it does not notice that its stdin ends.
         let mut sleeper = Command::new("sleep");
@@ -98,23 +84,13 @@ struct Owner {
 impl Owner {
     fn start(ending: &str) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command
-            .args([SELF, "--exact", "--nocapture"])
-            .env(ENDING, ending)
-            .env("RUST_BACKTRACE", "0");
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
+        command.args([SELF, "--exact", "--nocapture"]).env(ENDING, ending).env("RUST_BACKTRACE", "0");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let lines = BufReader::new(child.stdout.take().context("stdout")?).lines();
         for line in lines {
             if let Some(json) = line?.strip_prefix("built ") {
                 let (tag, processes) = serde_json::from_str(json)?;
-                return Ok(Self {
-                    child,
-                    tag,
-                    processes,
-                });
+                return Ok(Self { child, tag, processes });
             }
         }
         child.wait()?;
@@ -149,11 +125,7 @@ impl Drop for Owner {
 #[test]
 fn a_panic_leaves_nothing() -> Result<()> {
     let mut owner = Owner::start("panic")?;
-    assert_eq!(
-        owner.child.wait()?.code(),
-        Some(101),
-        "the test in the child failed, as it was told to"
-    );
+    assert_eq!(owner.child.wait()?.code(), Some(101), "the test in the child failed, as it was told to");
     assert_eq!(remains(&owner.tag)?, [""; 0]);
     owner.await_end_of_processes()
 }
@@ -178,11 +150,7 @@ fn the_next_start_sweeps_what_kill_9_left_and_nothing_of_the_living() -> Result<
     killed.await_end_of_processes()?;
     let next = Sandbox::new("next")?;
     assert_eq!(remains(&killed.tag)?, [""; 0]);
-    assert_eq!(
-        remains(&living.tag)?,
-        before,
-        "another owner lives, and keeps what it has"
-    );
+    assert_eq!(remains(&living.tag)?, before, "another owner lives, and keeps what it has");
     assert!(living.processes.iter().all(|process| process.alive()));
     let tag = next.tag().to_owned();
     next.close()?;
@@ -196,12 +164,8 @@ fn a_pod_that_cannot_start_says_why_and_leaves_nothing() -> Result<()> {
     let node = sandbox.add_node("n1")?;
     let error = node.add_pod("web").expect_err("/bin/false is no beeline");
     assert!(format!("{error:#}").contains("pod web"), "{error:#}");
-    let missing =
-        Sandbox::with_binary("fails", Path::new("/nonexistent")).expect_err("no such binary");
-    assert!(
-        format!("{missing:#}").contains("/nonexistent"),
-        "{missing:#}"
-    );
+    let missing = Sandbox::with_binary("fails", Path::new("/nonexistent")).expect_err("no such binary");
+    assert!(format!("{missing:#}").contains("/nonexistent"), "{missing:#}");
     let tag = sandbox.tag().to_owned();
     drop(sandbox);
     // The node is held here, and keeps no name alive.
