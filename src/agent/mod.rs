@@ -2,5 +2,6 @@
 
 pub mod privilege;
 pub mod reconcile;
+mod report;
 pub mod run;
 pub mod state;

@@ -59,15 +59,7 @@ pub struct Reconciler<T> {
 impl<T: Tables> Reconciler<T> {
     /// A reconciler of a world that may know objects already, and tables that hold what `book` says.
     pub fn new(world: World, book: Book, tables: T, identity: Identity) -> Reconciler<T> {
-        Reconciler {
-            world,
-            book,
-            tables,
-            identity,
-            ports: BTreeMap::new(),
-            is_started: false,
-            wake: None,
-        }
+        Reconciler { world, book, tables, identity, ports: BTreeMap::new(), is_started: false, wake: None }
     }
 
     /// Takes events in and writes what they change. Before the source is synced nothing is written,
@@ -176,6 +168,7 @@ impl<T: Tables> Reconciler<T> {
 pub fn size_for(world: &World, least: Limits) -> Limits {
     let rows: Vec<_> = world.service_ports().flat_map(|service| compile(world, service)).collect();
     let backends = || rows.iter().flat_map(|(_, port)| &port.backends);
-    let texts: FxHashSet<_> = backends().flat_map(|backend| [&backend.node, &backend.zone]).flatten().collect();
+    let texts: FxHashSet<_> =
+        backends().flat_map(|backend| [&backend.node, &backend.zone]).flatten().collect();
     limits_for(rows.iter().map(|(_, port)| port), u32::try_from(texts.len()).unwrap_or(u32::MAX), least)
 }

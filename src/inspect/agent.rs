@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::status::Pending;
+
 /// Where the files lie, one for each `--bpf-root`.
 pub const STATE_DIR: &str = "/run/beeline";
 
@@ -20,25 +22,8 @@ pub struct AgentState {
     pub pid: u32,
     /// When that process started, in clock ticks after boot: a pid alone may be somebody else's by now.
     pub started: u64,
-    /// Its version.
-    pub version: String,
-    /// The source, as `manifests PATH`.
-    pub source: String,
-    /// The first complete state has been programmed.
-    pub synced: bool,
-    /// What is wrong with the source, in words that name file, document and field.
-    pub problems: Vec<String>,
-    /// Rows that could not be written.
+    /// Rows that could not be written, then what is wrong with the source, by file, document and field.
     pub pending: Vec<Pending>,
-}
-
-/// A row that could not be written yet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pending {
-    /// The row.
-    pub what: String,
-    /// Map, limit and next step.
-    pub error: String,
 }
 
 /// The state file of the agent with this `--bpf-root`.

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use super::agent::Pending;
 use super::view::{Hook, MapUse, Program, View};
 use crate::plan::table::FrontendKey;
 
@@ -103,15 +104,6 @@ pub struct Counts {
     pub frontends: usize,
     /// Endpoints, once per port and family, usable or not.
     pub backends: usize,
-}
-
-/// Something that could not be done yet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pending {
-    /// The row, file or object.
-    pub what: String,
-    /// Why not, and the next step.
-    pub error: String,
 }
 
 impl Status {

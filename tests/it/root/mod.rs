@@ -3,6 +3,7 @@
 mod datapath;
 mod datapath_life;
 mod datapath_rig;
+mod inspect;
 mod sandbox;
 
 mod sandbox_agent;
