@@ -5,28 +5,27 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::noun::NounArgs;
 use super::render::{Column, Output};
 use crate::inspect::doctor::{self, Facts, Finding};
 
 /// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
-pub struct DoctorArgs {
+pub struct Args {
     /// The root of the cgroup2 tree; without it, it is found
     #[arg(long, value_name = "P")]
     cgroup_root: Option<PathBuf>,
-    #[command(flatten)]
-    noun: NounArgs,
+    /// The bpffs that holds the tables
+    #[arg(long, value_name = "PATH", default_value = crate::config::BPF_ROOT)]
+    bpf_root: PathBuf,
 }
 
 /// Prints the findings. Exit code 1 if the main job cannot run here.
 ///
 /// # Errors
 /// stdout cannot be written; everything else is a finding.
-pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
-    let findings = doctor::examine(&Facts::probe(&args.noun.bpf_root, args.cgroup_root.as_deref()));
+pub fn run(args: &Args, output: Output) -> Result<ExitCode> {
+    let findings = doctor::examine(&Facts::probe(&args.bpf_root, args.cgroup_root.as_deref()));
     let can_run = doctor::main_job_can_run(&findings);
-    let output = args.noun.output();
     output.value(&findings, |findings, _| page(findings, output, can_run))?;
     Ok(if can_run { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -49,6 +49,14 @@ struct Cli {
 enum Command {
     /// Serve the Services of a source, until SIGTERM; the data path then stays in place
     Run(run::Args),
+    /// What this node does, and what it cannot do
+    Status(status::Args),
+    /// What a client can dial, and who answers
+    Services(services::Args),
+    /// All tables in one canonical form, for a bug report
+    Dump(dump::Args),
+    /// What this machine allows, feature by feature
+    Doctor(doctor::Args),
     /// Be a pod of the sandbox
     #[command(hide = true)]
     Pod(pod::PodArgs),
@@ -65,6 +73,10 @@ pub fn main() -> ExitCode {
     let output = Output { format: cli.output };
     let done = match cli.command {
         Command::Run(args) => run::run(args, &output),
+        Command::Status(args) => status::run(&args, output),
+        Command::Services(args) => services::run(&args, output),
+        Command::Dump(args) => dump::run(&args, output),
+        Command::Doctor(args) => doctor::run(&args, output),
         Command::Pod(args) => pod::run(args),
     };
     done.unwrap_or_else(|error| {

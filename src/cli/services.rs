@@ -1,31 +1,32 @@
 //! `beeline services`: what a client can dial, and who answers.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::noun::NounArgs;
-use super::render::Column;
+use super::render::{Column, Output};
 use crate::inspect::services::{self, BackendUse, ServiceEntry};
 use crate::inspect::view::{Depth, View};
 
 /// Arguments of `services`.
 #[derive(Debug, clap::Args)]
-pub struct ServicesArgs {
+pub struct Args {
     /// Only the Services of this namespace
     #[arg(short, long, value_name = "NS")]
     namespace: Option<String>,
-    #[command(flatten)]
-    noun: NounArgs,
+    /// The bpffs that holds the tables
+    #[arg(long, value_name = "PATH", default_value = crate::config::BPF_ROOT)]
+    bpf_root: PathBuf,
 }
 
 /// Prints the Services.
 ///
 /// # Errors
 /// There are no tables, a privilege is missing, or they cannot be read.
-pub fn run(args: &ServicesArgs) -> Result<ExitCode> {
-    let view = View::open(&args.noun.bpf_root, Depth::Rows)?;
+pub fn run(args: &Args, output: Output) -> Result<ExitCode> {
+    let view = View::open(&args.bpf_root, Depth::Rows)?;
     let list = services::list(&view, args.namespace.as_deref());
     let columns = [
         Column::new("service", full_name),
@@ -36,7 +37,7 @@ pub fn run(args: &ServicesArgs) -> Result<ExitCode> {
         Column::new("refused", |entry| entry.refused.to_string()),
         Column::new("dropped", |entry| entry.dropped.to_string()),
     ];
-    args.noun.output().list(&list, &columns, "no Services")?;
+    output.list(&list, &columns, "no Services")?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,29 +1,28 @@
 //! `beeline status`: what this node does, and what it cannot do.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::noun::NounArgs;
 use super::render::{Column, Output, fields};
-use crate::inspect::agent::Pending;
-use crate::inspect::status::{Feature, Status};
+use crate::inspect::status::{Feature, Pending, Status};
 use crate::inspect::view::{Depth, MapUse, Program, View};
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
-pub struct StatusArgs {
-    #[command(flatten)]
-    noun: NounArgs,
+pub struct Args {
+    /// The bpffs that holds the tables
+    #[arg(long, value_name = "PATH", default_value = crate::config::BPF_ROOT)]
+    bpf_root: PathBuf,
 }
 
 /// Prints the status.
 ///
 /// # Errors
 /// There are no tables, a privilege is missing, or they cannot be read.
-pub fn run(args: &StatusArgs) -> Result<ExitCode> {
-    let status = Status::of(&View::open(&args.noun.bpf_root, Depth::Full)?);
-    let output = args.noun.output();
+pub fn run(args: &Args, output: Output) -> Result<ExitCode> {
+    let status = Status::of(&View::open(&args.bpf_root, Depth::Full)?);
     output.value(&status, |status, is_wide| page(status, output, is_wide))?;
     Ok(ExitCode::SUCCESS)
 }

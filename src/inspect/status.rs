@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::agent::Pending;
 use super::view::{Hook, MapUse, Program, View};
 use crate::plan::table::FrontendKey;
 
@@ -104,6 +103,15 @@ pub struct Counts {
     pub frontends: usize,
     /// Endpoints, once per port and family, usable or not.
     pub backends: usize,
+}
+
+/// Something that could not be done yet, or an object that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// The row, file or object.
+    pub what: String,
+    /// Why not, and the next step.
+    pub error: String,
 }
 
 impl Status {

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use beeline::datapath::stats::Stats;
-use beeline::inspect::agent::Pending;
 use beeline::inspect::dump::{Dump, Ids, canonical};
 use beeline::inspect::services;
-use beeline::inspect::status::Status;
+use beeline::inspect::status::{Pending, Status};
 use beeline::inspect::view::{Hook, MapUse, Program, View};
 use beeline::model::addr::{Family, Protocol};
 use beeline::model::names::{ObjectName, ServicePortName};

@@ -218,3 +218,14 @@ fn a_foreign_program_that_was_attached_alone_keeps_ours_out() {
     assert_eq!((foreign(false).0.state, foreign(false).1), (State::Narrowed, true));
     assert!(foreign(true).0.found.contains("other (id 7)"));
 }
+
+#[test]
+fn every_check_has_a_paragraph_for_the_operator() {
+    let text = include_str!("../../docs/troubleshooting.md");
+    let checks = examine(&healthy()).into_iter().map(|f| f.check);
+    let features = beeline::datapath::feature::FEATURES.iter().map(|f| f.name.to_owned());
+    let ours = ["connect4", "set-retval"]; // the features `healthy` makes up
+    for check in checks.filter(|check| !ours.contains(&check.as_str())).chain(features) {
+        assert!(text.contains(&format!("\n### {check}\n")), "docs/troubleshooting.md says nothing of {check}");
+    }
+}

@@ -48,7 +48,11 @@ fn published(rig: &Rig, server: &Server) -> Datapath {
         Op::NamePut(ServiceId(3), ServiceName { name, rules: [RuleSet::default(); 2] }),
         Op::TextPut(TextId(1), "node-a".into()),
         Op::Endpoint(BackendId(1), info),
-        Op::Settings(Settings { node: "node-a".into(), source_kind: "manifests".into(), ..Settings::default() }),
+        Op::Settings(Settings {
+            node: "node-a".into(),
+            source_kind: "manifests".into(),
+            ..Settings::default()
+        }),
     ]);
     let mut datapath = rig.open();
     assert_eq!(datapath.apply_all(&ops), vec![]);
@@ -143,7 +147,10 @@ fn without_tables_the_nouns_say_so_with_code_3() {
     for noun in ["status", "services", "dump"] {
         let output = beeline(&rig, &[noun]);
         assert_eq!(output.status.code(), Some(3), "{noun}");
-        assert!(String::from_utf8_lossy(&output.stderr).contains("beeline run"), "{noun} names the next step");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains("beeline run"),
+            "{noun} names the next step"
+        );
     }
 }
 
@@ -152,7 +159,11 @@ fn without_privilege_the_nouns_name_it_with_code_4() {
     let (rig, server) = (Rig::new(), Server::start());
     let _datapath = published(&rig, &server);
     for noun in ["status", "services", "dump"] {
-        let output = nobody(Path::new("/"), Path::new(BEELINE), &[noun, "--bpf-root", &rig.bpf_root().to_string_lossy()]);
+        let output = nobody(
+            Path::new("/"),
+            Path::new(BEELINE),
+            &[noun, "--bpf-root", &rig.bpf_root().to_string_lossy()],
+        );
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(4), "{noun}: {error}");
         assert!(error.contains("CAP_"), "{noun} names the privilege: {error}");
@@ -170,7 +181,7 @@ fn doctor_works_where_nothing_is_there_and_nothing_is_allowed() {
     for check in ["btf", "cgroup2", "bpffs"] {
         assert_eq!(finding(&findings, check)["state"], "missing", "{check}");
     }
-    for check in ["privileges", "bpf-syscall", "connect4", "set-retval", "foreign-programs", "kube-proxy"] {
+    for check in ["privileges", "bpf-syscall", "connect-hooks", "set-retval", "foreign-programs", "kube-proxy"] {
         assert_eq!(finding(&findings, check)["state"], "failed", "{check}");
     }
     for bad in findings.as_array().into_iter().flatten().filter(|f| f["state"] != "ok") {
