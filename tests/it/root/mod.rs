@@ -6,3 +6,6 @@ mod datapath_rig;
 mod inspect;
 mod sandbox;
 mod sock;
+
+mod sandbox_agent;
+mod sandbox_tidy;
