@@ -53,10 +53,16 @@ enum Command {
     Status(status::Args),
     /// What a client can dial, and who answers
     Services(services::Args),
+    /// What happens to a connection, and by which rules
+    Explain(explain::ExplainArgs),
     /// All tables in one canonical form, for a bug report
     Dump(dump::Args),
     /// What this machine allows, feature by feature
     Doctor(doctor::Args),
+    /// Remove everything of Beeline from this machine
+    Cleanup(cleanup::CleanupArgs),
+    /// See it work: a cluster in a box, real processes, every claim checked
+    Demo(demo::Args),
     /// Be a pod of the sandbox
     #[command(hide = true)]
     Pod(pod::PodArgs),
@@ -75,8 +81,11 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args, &output),
         Command::Status(args) => status::run(&args, output),
         Command::Services(args) => services::run(&args, output),
+        Command::Explain(args) => explain::run(&args, output),
         Command::Dump(args) => dump::run(&args, output),
         Command::Doctor(args) => doctor::run(&args, output),
+        Command::Cleanup(args) => cleanup::run(args),
+        Command::Demo(args) => demo::run(&args),
         Command::Pod(args) => pod::run(args),
     };
     done.unwrap_or_else(|error| {

@@ -14,7 +14,7 @@ use crate::datapath::maps::Reader;
 use crate::datapath::pins::{Tree, TreeLock};
 use crate::datapath::stats::Stats;
 use crate::host::caps;
-use crate::plan::table::{Rows, ServiceId};
+use crate::plan::table::{Lookup, Rows, ServiceId};
 
 /// How much of a view is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +89,14 @@ pub struct Program {
     pub loaded_tag: Option<String>,
     /// The tag the kernel gives this binary's program; `None` if it could not be asked.
     pub shipped_tag: Option<String>,
+}
+
+/// The pinned tables as `resolve` looks at them.
+///
+/// # Errors
+/// As [`View::open`].
+pub fn tables(bpf_root: &Path) -> Result<Box<dyn Lookup>> {
+    Ok(Box::new(Reader::open(bpf_root)?))
 }
 
 impl View {

@@ -7,3 +7,6 @@ mod house;
 mod inspect;
 mod inspect_doctor;
 mod root;
+mod simulation;
+mod simulation_events;
+mod simulation_reader;

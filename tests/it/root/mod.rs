@@ -5,3 +5,4 @@ mod datapath_life;
 mod datapath_rig;
 mod inspect;
 mod sandbox;
+mod sock;
