@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use beeline::host::{cgroup, netns};
 use beeline::sandbox::cluster::Sandbox;
+use beeline::sandbox::tidy::RUN_DIR;
 
 /// Says what it was called with and where it runs, then `ready`; ends on SIGTERM with code 7.
 const AGENT: &str = r#"#!/bin/sh
@@ -15,6 +16,8 @@ case "$*" in
 *--fail*) echo "no such thing as a mill" >&2; exit 3;;
 esac
 trap 'exit 7' TERM
+started=$(cut -d' ' -f22 "/proc/$$/stat")
+echo "{\"pid\": $$, \"started\": $started, \"pending\": []}" > "/run/beeline/$$.json"
 echo ready
 while :; do sleep 0.05; done
 "#;
@@ -77,5 +80,23 @@ fn an_agent_that_ends_before_it_is_ready_shows_its_log() -> Result<()> {
     let error = node.start_agent(dir.path(), &["--fail"]).expect_err("it ends");
     let text = format!("{error:#}");
     assert!(text.contains("exit status: 3") && text.contains("no such thing as a mill"), "{text}");
+    Ok(())
+}
+
+/// A killed agent cannot remove its state file.
+#[test]
+fn what_a_killed_agent_left_in_run_goes_with_the_sandbox() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let sandbox = Sandbox::with_binary("agent", &script(&dir)?)?;
+    let node = sandbox.add_node("n1")?;
+    let agent = node.start_agent(dir.path(), &[])?;
+    let state = PathBuf::from(format!("{RUN_DIR}/{}.json", agent.pid()?));
+    let pins = node.bpf_root().to_string_lossy().trim_matches('/').replace('/', "_");
+    let log = PathBuf::from(format!("{RUN_DIR}/{pins}-socket.log"));
+    std::fs::write(&log, "R0 is not a known value")?;
+    drop(agent);
+    assert!(state.exists() && log.exists());
+    sandbox.close()?;
+    assert!(!state.exists() && !log.exists());
     Ok(())
 }
