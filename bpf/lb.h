@@ -96,27 +96,30 @@ static __always_inline __u8 bl_which_set(const struct bl_verdict *v, const struc
 	return BL_LOCAL;
 }
 
-/* What becomes of a new flow to a frontend that bl_frontend_lookup() found. */
-static __always_inline void bl_decide_frontend(__u64 frontend, const struct bl_addr *dialled,
+/*
+ * What becomes of a new flow to a frontend that bl_frontend_lookup() found. False if
+ * there is no such ServicePort, as if the frontend did not exist.
+ */
+static __always_inline bool bl_decide_frontend(__u64 frontend, const struct bl_addr *dialled,
 					       enum bl_client client, struct bl_verdict *v)
 {
 	struct bl_service *row;
 
-	v->action = BL_PASS;
 	v->service = BL_FRONTEND_INDEX(frontend);
 	v->kind = BL_FRONTEND_KIND(frontend);
 	row = bpf_map_lookup_elem(&bl_services, &v->service);
 	if (!row)
-		return;
+		return false;
 	v->policy = BL_LOAD(row->policy);
 	if (!(v->policy >> 32 & BL_POLICY_USED))
-		return;
+		return false;
 	v->which = bl_which_set(v, dialled, client);
 	v->set = v->which == BL_LOCAL ? BL_LOAD(row->set[BL_LOCAL]) : BL_LOAD(row->set[BL_CLUSTER]);
 	if (BL_SET_COUNT(v->set))
 		v->action = BL_FORWARD;
 	else
 		v->action = BL_SET_FLAGS(v->set) & BL_SET_HAS_ANY ? BL_DROP : BL_REJECT;
+	return true;
 }
 
 /* What becomes of a new flow to a port that is no frontend: an active ClusterIP refuses (UND-1). */

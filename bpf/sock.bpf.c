@@ -49,19 +49,27 @@ static __always_inline bool bl_is_connected(const struct bpf_sock_addr *ctx)
 	return sk->state == BPF_TCP_ESTABLISHED;
 }
 
-/* What becomes of a new flow of this namespace to a frontend; what is declined is counted. */
-static __always_inline void bl_decide_socket(__u64 frontend, const struct bl_addr *dialled, __u64 netns,
+/*
+ * What becomes of a new flow of this namespace to a frontend; what is declined is
+ * counted. False if there is no such frontend.
+ */
+static __always_inline bool bl_decide_socket(__u64 frontend, const struct bl_addr *dialled, __u64 netns,
 					     struct bl_verdict *v)
 {
-	enum bl_client client = bl_client_of(netns);
+	enum bl_client client;
 
+	if (!frontend)
+		return false;
+	client = bl_client_of(netns);
 	if (client == BL_CLIENT_PACKET_ONLY)
-		return;
-	bl_decide_frontend(frontend, dialled, client, v);
+		return true;
+	if (!bl_decide_frontend(frontend, dialled, client, v))
+		return false;
 	if (v->action == BL_REJECT)
 		bl_count(v->service, refused);
 	else if (v->action == BL_DROP)
 		bl_count(v->service, dropped);
+	return true;
 }
 
 static __always_inline const struct bl_backend *bl_choose_for(struct bpf_sock_addr *ctx,
@@ -138,7 +146,7 @@ static __always_inline int bl_connect(struct bpf_sock_addr *ctx, const bool v6)
 {
 	struct bl_frontend_key key = {};
 	struct bl_verdict v = {};
-	__u64 cookie, frontend, netns;
+	__u64 cookie, frontend, netns = 0;
 	struct bl_peer peer;
 
 	if (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP)
@@ -149,9 +157,9 @@ static __always_inline int bl_connect(struct bpf_sock_addr *ctx, const bool v6)
 	key.proto = ctx->protocol;
 	cookie = bpf_get_socket_cookie(ctx);
 	frontend = bl_frontend_lookup(&key);
-	if (frontend) {
+	if (frontend)
 		netns = bpf_get_netns_cookie(ctx);
-		bl_decide_socket(frontend, &key.addr, netns, &v);
+	if (bl_decide_socket(frontend, &key.addr, netns, &v)) {
 		if (v.action == BL_FORWARD && bl_connect_forward(ctx, v6, cookie, &key, &v, netns))
 			return BL_ALLOW;
 	} else if (key.proto == IPPROTO_TCP) {

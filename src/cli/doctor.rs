@@ -5,60 +5,51 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::noun::NounArgs;
-use super::render::{self, Output};
+use super::render::{Column, Output};
 use crate::inspect::doctor::{self, Facts, Finding};
 
 /// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
-pub struct DoctorArgs {
-    /// The root of the cgroup2 tree, if it shall not be found
+pub struct Args {
+    /// The root of the cgroup2 tree; without it, it is found
     #[arg(long, value_name = "P")]
     cgroup_root: Option<PathBuf>,
-    #[command(flatten)]
-    noun: NounArgs,
+    /// The bpffs that holds the tables
+    #[arg(long, value_name = "PATH", default_value = crate::config::BPF_ROOT)]
+    bpf_root: PathBuf,
 }
 
 /// Prints the findings. Exit code 1 if the main job cannot run here.
 ///
 /// # Errors
 /// stdout cannot be written; everything else is a finding.
-pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
-    let findings = doctor::examine(&Facts::probe(&args.noun.bpf_root, args.cgroup_root.as_deref()));
+pub fn run(args: &Args, output: Output) -> Result<ExitCode> {
+    let findings = doctor::examine(&Facts::probe(&args.bpf_root, args.cgroup_root.as_deref()));
     let can_run = doctor::main_job_can_run(&findings);
-    render::print(&match args.noun.output {
-        Output::Json => render::json(&findings)?,
-        Output::Table => page(&findings, can_run),
-        Output::Wide => page(&findings, can_run) + "\n" + &everything(&findings),
-    })?;
+    output.value(&findings, |findings, _| page(findings, output, can_run))?;
     Ok(if can_run { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A line a check, then what to do about those that are not ok.
-fn page(findings: &[Finding], can_run: bool) -> String {
-    let row = |f: &Finding| [f.check.clone(), f.state.name().to_owned(), f.found.clone()];
-    let mut text = render::table(["check", "state", "found"], findings.iter().map(row));
+fn page(findings: &[Finding], output: Output, can_run: bool) -> String {
+    let columns = [
+        Column::new("check", |f: &Finding| f.check.clone()),
+        Column::new("state", |f| f.state.name().to_owned()),
+        Column::wide("needed", |f| if f.needed { "yes" } else { "" }.to_owned()),
+        Column::new("found", |f| f.found.clone()),
+    ];
+    let mut parts = vec![output.table(findings, &columns)];
     let same = |a: &Finding, b: &Finding| (a.state, &a.lose, &a.next) == (b.state, &b.lose, &b.next);
     for alike in findings.chunk_by(same).filter(|alike| !alike[0].next.is_empty()) {
         let names: Vec<&str> = alike.iter().map(|f| f.check.as_str()).collect();
-        let first = &alike[0];
-        text += &format!(
-            "\n{}: {}\n  lost: {}\n  next: {}\n",
-            names.join(", "),
-            first.state.name(),
-            first.lose,
-            first.next
-        );
+        let Finding { state, lose, next, .. } = &alike[0];
+        parts.push(format!("{}: {}\n  lost: {lose}\n  next: {next}", names.join(", "), state.name()));
     }
-    text + if can_run {
-        "\nServices can be resolved at connect() on this machine.\n"
+    let verdict = if can_run {
+        "Services can be resolved at connect() on this machine."
     } else {
-        "\nServices cannot be resolved at connect() on this machine: repair what is missing or failed.\n"
-    }
-}
-
-/// Which checks the main job stands on.
-fn everything(findings: &[Finding]) -> String {
-    let needed: Vec<&str> = findings.iter().filter(|f| f.needed).map(|f| f.check.as_str()).collect();
-    format!("the main job stands on: {}\n", needed.join(", "))
+        "Services cannot be resolved at connect() on this machine: repair what is missing or failed."
+    };
+    parts.push(verdict.to_owned());
+    parts.join("\n\n")
 }

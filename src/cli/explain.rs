@@ -11,8 +11,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result};
 
-use super::noun::NounArgs;
-use super::render::{self, Output};
+use super::render::Output;
 pub use answer::Answer;
 pub use offline::{Offline, tables_of};
 
@@ -24,7 +23,7 @@ use crate::plan::table::Lookup;
 
 /// The flags of `explain`.
 #[derive(Debug, clap::Args)]
-pub struct ExplainArgs {
+pub struct Args {
     /// Who dials: pod, host, external, external-blocked or remote-pod, with an address where it matters
     #[arg(long, value_name = "KIND[:IP]")]
     from: Client,
@@ -36,8 +35,9 @@ pub struct ExplainArgs {
     manifests: Option<PathBuf>,
     #[command(flatten)]
     node: offline::NodeArgs,
-    #[command(flatten)]
-    noun: NounArgs,
+    /// The bpffs that holds the tables
+    #[arg(long, value_name = "PATH", default_value = crate::config::BPF_ROOT, conflicts_with = "manifests")]
+    bpf_root: PathBuf,
 }
 
 /// Who dials, as `--from` has it.
@@ -86,7 +86,7 @@ impl FromStr for Destination {
     }
 }
 
-impl ExplainArgs {
+impl Args {
     /// The connection that is asked about.
     pub fn flow(&self) -> Flow {
         Flow { from: self.from.kind, client: self.from.addr, to: self.to.to, protocol: self.to.protocol }
@@ -104,7 +104,7 @@ impl ExplainArgs {
                 offline.problems.iter().for_each(|problem| eprintln!("{problem}"));
                 Box::new(offline.tables)
             }
-            None => view::tables(&self.noun.bpf_root)?,
+            None => view::tables(&self.bpf_root)?,
         };
         let verdict = resolve(&*tables, &self.flow());
         Ok(Answer::of(&*tables, &verdict))
@@ -114,13 +114,9 @@ impl ExplainArgs {
 /// Prints what happens to a connection.
 ///
 /// # Errors
-/// As [`ExplainArgs::answer`], or stdout cannot be written.
-pub fn run(args: &ExplainArgs) -> Result<ExitCode> {
-    let answer = args.answer()?;
-    render::print(&match args.noun.output {
-        Output::Json => render::json(&answer)?,
-        format => answer.text(format == Output::Wide),
-    })?;
+/// As [`Args::answer`], or stdout cannot be written.
+pub fn run(args: &Args, output: Output) -> Result<ExitCode> {
+    output.value(&args.answer()?, Answer::text)?;
     Ok(ExitCode::SUCCESS)
 }
 

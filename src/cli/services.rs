@@ -1,36 +1,43 @@
 //! `beeline services`: what a client can dial, and who answers.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::noun::NounArgs;
-use super::render::{self, Output};
+use super::render::{Column, Output};
 use crate::inspect::services::{self, BackendUse, ServiceEntry};
 use crate::inspect::view::{Depth, View};
 
 /// Arguments of `services`.
 #[derive(Debug, clap::Args)]
-pub struct ServicesArgs {
+pub struct Args {
     /// Only the Services of this namespace
     #[arg(short, long, value_name = "NS")]
     namespace: Option<String>,
-    #[command(flatten)]
-    noun: NounArgs,
+    /// The bpffs that holds the tables
+    #[arg(long, value_name = "PATH", default_value = crate::config::BPF_ROOT)]
+    bpf_root: PathBuf,
 }
 
 /// Prints the Services.
 ///
 /// # Errors
 /// There are no tables, a privilege is missing, or they cannot be read.
-pub fn run(args: &ServicesArgs) -> Result<ExitCode> {
-    let view = View::open(&args.noun.bpf_root, Depth::Rows)?;
+pub fn run(args: &Args, output: Output) -> Result<ExitCode> {
+    let view = View::open(&args.bpf_root, Depth::Rows)?;
     let list = services::list(&view, args.namespace.as_deref());
-    render::print(&match args.noun.output {
-        Output::Json => render::json(&list)?,
-        Output::Table => summary(&list),
-        Output::Wide => detail(&list),
-    })?;
+    let columns = [
+        Column::new("service", full_name),
+        Column::new("frontends", frontends),
+        Column::new("ready", ready),
+        Column::wide("backends", backends),
+        Column::new("connections", |entry| entry.connections.to_string()),
+        Column::new("refused", |entry| entry.refused.to_string()),
+        Column::new("dropped", |entry| entry.dropped.to_string()),
+    ];
+    output.list(&list, &columns, "no Services")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -41,50 +48,27 @@ fn full_name(entry: &ServiceEntry) -> String {
 
 fn frontends(entry: &ServiceEntry) -> String {
     let shown = |f: &services::FrontendEntry| {
-        format!("{} {}/{}", f.kind.name(), std::net::SocketAddr::new(f.addr, f.port), entry.protocol)
+        format!("{} {}/{}", f.kind.name(), SocketAddr::new(f.addr, f.port), entry.protocol)
     };
-    entry.frontends.iter().map(shown).collect::<Vec<_>>().join("\n")
+    lines(entry.frontends.iter().map(shown))
 }
 
-/// A line a port: how many backends of all are ready.
-fn summary(list: &[ServiceEntry]) -> String {
-    let row = |entry: &ServiceEntry| {
-        let ready = entry.backends.iter().filter(|b| b.state == BackendUse::Ready).count();
-        [
-            full_name(entry),
-            frontends(entry),
-            format!("{ready}/{}", entry.backends.len()),
-            entry.connections.to_string(),
-            entry.refused.to_string(),
-            entry.dropped.to_string(),
-        ]
-    };
-    render::table(
-        ["service", "frontends", "ready", "connections", "refused", "dropped"],
-        list.iter().map(row),
-    )
+/// How many backends of all are ready.
+fn ready(entry: &ServiceEntry) -> String {
+    let ready = entry.backends.iter().filter(|b| b.state == BackendUse::Ready).count();
+    format!("{ready}/{}", entry.backends.len())
 }
 
-/// The same with every backend.
-fn detail(list: &[ServiceEntry]) -> String {
-    let row = |entry: &ServiceEntry| {
-        let backend = |b: &services::BackendEntry| {
-            let at = std::net::SocketAddr::new(b.addr, b.port);
-            let zone = b.zone.as_deref().map(|zone| format!(" {zone}")).unwrap_or_default();
-            let local = if b.local { " local" } else { "" };
-            format!("{at} {} {}{zone}{local}", b.state.name(), b.node.as_deref().unwrap_or("-"))
-        };
-        [
-            full_name(entry),
-            frontends(entry),
-            entry.backends.iter().map(backend).collect::<Vec<_>>().join("\n"),
-            entry.connections.to_string(),
-            entry.refused.to_string(),
-            entry.dropped.to_string(),
-        ]
+fn backends(entry: &ServiceEntry) -> String {
+    let shown = |b: &services::BackendEntry| {
+        let zone = b.zone.as_deref().map(|zone| format!(" {zone}")).unwrap_or_default();
+        let local = if b.local { " local" } else { "" };
+        let node = b.node.as_deref().unwrap_or("-");
+        format!("{} {} {node}{zone}{local}", SocketAddr::new(b.addr, b.port), b.state.name())
     };
-    render::table(
-        ["service", "frontends", "backends", "connections", "refused", "dropped"],
-        list.iter().map(row),
-    )
+    lines(entry.backends.iter().map(shown))
+}
+
+fn lines(each: impl Iterator<Item = String>) -> String {
+    each.collect::<Vec<_>>().join("\n")
 }

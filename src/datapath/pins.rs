@@ -149,6 +149,11 @@ pub enum LockError {
 }
 
 impl TreeLock {
+    /// Who holds the lock, without touching it: `pid 4711 (beeline run …)`. `None` if nobody does.
+    pub fn holder(tree: &Tree) -> Option<String> {
+        holder(&File::open(&tree.root).ok()?)
+    }
+
     /// Locks the tree, which must exist.
     ///
     /// # Errors
@@ -186,11 +191,6 @@ fn holder(dir: &File) -> Option<String> {
     let pid = line.split_whitespace().nth(4)?;
     let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
     Some(format!("pid {pid} ({})", command.trim()))
-}
-
-/// Who holds the lock of a tree, as a text; `None` if nobody does. Takes no lock to find out.
-pub fn lock_holder(tree: &Tree) -> Option<String> {
-    holder(&File::open(&tree.root).ok()?)
 }
 
 /// Makes a folder of ours, readable by the group. One that exists is fine.

@@ -42,9 +42,8 @@ impl Netlink {
     /// # Errors
     /// The kernel refuses the list.
     pub fn links(&mut self) -> Result<Vec<Link>> {
-        let answer = self
-            .dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()))
-            .context("list links")?;
+        let answer =
+            self.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default())).context("list links")?;
         Ok(answer
             .into_iter()
             .filter_map(|message| match message {
@@ -67,10 +66,7 @@ impl Netlink {
     /// # Errors
     /// There is none.
     pub fn index_of(&mut self, name: &str) -> Result<u32> {
-        Ok(self
-            .find_link(name)?
-            .with_context(|| format!("there is no link {name}"))?
-            .index)
+        Ok(self.find_link(name)?.with_context(|| format!("there is no link {name}"))?.index)
     }
 
     /// Makes a veth pair: `name` here, `peer` directly in another namespace. Both are down.
@@ -84,9 +80,7 @@ impl Netlink {
             .name(peer.to_owned())
             .append_extra_attribute(LinkAttribute::NetNsFd(peer_netns.as_raw_fd()))
             .build();
-        let pair = LinkVeth::new(name, peer)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(other)))
-            .build();
+        let pair = LinkVeth::new(name, peer).set_info_data(InfoData::Veth(InfoVeth::Peer(other))).build();
         self.create(RouteNetlinkMessage::NewLink(pair), IfThere::Refuse)
             .with_context(|| format!("make veth pair {name} and {peer}"))
     }
@@ -110,8 +104,7 @@ impl Netlink {
     /// There is no such link.
     pub fn set_up(&mut self, name: &str) -> Result<()> {
         let message = LinkUnspec::new_with_name(name).up().build();
-        self.change(RouteNetlinkMessage::SetLink(message))
-            .with_context(|| format!("set link {name} up"))
+        self.change(RouteNetlinkMessage::SetLink(message)).with_context(|| format!("set link {name} up"))
     }
 
     /// Joins a link to a bridge.
@@ -131,8 +124,7 @@ impl Netlink {
     /// There is no such link ([`is_missing`](super::netlink::is_missing)).
     pub fn delete_link(&mut self, name: &str) -> Result<()> {
         let message = LinkUnspec::new_with_name(name).build();
-        self.change(RouteNetlinkMessage::DelLink(message))
-            .with_context(|| format!("delete link {name}"))
+        self.change(RouteNetlinkMessage::DelLink(message)).with_context(|| format!("delete link {name}"))
     }
 }
 

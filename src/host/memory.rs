@@ -94,15 +94,10 @@ fn v2_root() -> Result<PathBuf> {
     let has = |file: &str| -> Result<bool> {
         let path = root.join(file);
         let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        Ok(text
-            .split_whitespace()
-            .any(|controller| controller == "memory"))
+        Ok(text.split_whitespace().any(|controller| controller == "memory"))
     };
     if !has("cgroup.controllers")? {
-        bail!(
-            "no memory controller at {}: the kernel has none, or v1 holds it unmounted",
-            root.display()
-        );
+        bail!("no memory controller at {}: the kernel has none, or v1 holds it unmounted", root.display());
     }
     if !has("cgroup.subtree_control")? {
         bail!(
@@ -120,14 +115,8 @@ fn v2_root() -> Result<PathBuf> {
 pub fn charged(path: &Path) -> Result<u64> {
     for file in ["memory.current", "memory.usage_in_bytes"] {
         if let Ok(text) = fs::read_to_string(path.join(file)) {
-            return text
-                .trim()
-                .parse()
-                .with_context(|| format!("read {file} of {}", path.display()));
+            return text.trim().parse().with_context(|| format!("read {file} of {}", path.display()));
         }
     }
-    bail!(
-        "{} shows neither memory.current nor memory.usage_in_bytes: it is no memory cgroup",
-        path.display()
-    )
+    bail!("{} shows neither memory.current nor memory.usage_in_bytes: it is no memory cgroup", path.display())
 }

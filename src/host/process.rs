@@ -44,9 +44,8 @@ impl ProcessId {
 
     /// Whether the process still runs; one that has ended and waits to be reaped does not.
     pub fn alive(self) -> bool {
-        stat(self.pid).is_some_and(|(start_time, state)| {
-            start_time == self.start_time && !matches!(state, 'Z' | 'X')
-        })
+        stat(self.pid)
+            .is_some_and(|(start_time, state)| start_time == self.start_time && !matches!(state, 'Z' | 'X'))
     }
 
     /// Sends a signal, to this process and never to a later one with its pid. Returns false if it has
@@ -79,9 +78,7 @@ impl ProcessId {
         match Errno::result(sent) {
             Ok(_) => Ok(true),
             Err(Errno::ESRCH) => Ok(false),
-            Err(error) => {
-                Err(error).with_context(|| format!("send signal {signal} to process {}", self.pid))
-            }
+            Err(error) => Err(error).with_context(|| format!("send signal {signal} to process {}", self.pid)),
         }
     }
 }
@@ -100,10 +97,8 @@ fn stat(pid: u32) -> Option<(u64, char)> {
 /// # Errors
 /// There is no such process, or it may not be signalled.
 pub fn kill(pid: u32, signal: i32) -> Result<()> {
-    let target = i32::try_from(pid)
-        .ok()
-        .filter(|&pid| pid > 0)
-        .with_context(|| format!("{pid} is no pid"))?;
+    let target =
+        i32::try_from(pid).ok().filter(|&pid| pid > 0).with_context(|| format!("{pid} is no pid"))?;
     // SAFETY: kill takes two numbers; a positive pid reaches that process only.
     Errno::result(unsafe { libc::kill(target, signal) })
         .map(drop)
@@ -132,12 +127,8 @@ pub fn spawn(mut command: Command, place: Place) -> Result<Child> {
     let job: Job = Box::new(move || {
         reply.send(command.spawn()).ok();
     });
-    spawner()
-        .send(job)
-        .map_err(|_| anyhow!("the thread that starts processes is gone"))?;
-    let started = answer
-        .recv()
-        .context("the thread that starts processes is gone")?;
+    spawner().send(job).map_err(|_| anyhow!("the thread that starts processes is gone"))?;
+    let started = answer.recv().context("the thread that starts processes is gone")?;
     started.with_context(|| format!("start {}", Path::new(&program).display()))
 }
 
@@ -162,10 +153,7 @@ fn prepare(command: &mut Command, place: Place) -> Result<()> {
         if !path.exists() {
             bail!("{} is no cgroup", cgroup.display());
         }
-        files.push(
-            CString::new(path.as_os_str().as_bytes())
-                .context("a cgroup's path holds a zero byte")?,
-        );
+        files.push(CString::new(path.as_os_str().as_bytes()).context("a cgroup's path holds a zero byte")?);
     }
     command.process_group(0);
     // SAFETY: runs between fork and exec and makes system calls only: nothing is allocated, no lock is
@@ -175,9 +163,7 @@ fn prepare(command: &mut Command, place: Place) -> Result<()> {
             die_with(parent)?;
             files.iter().try_for_each(join)?;
             match &place.netns {
-                Some(fd) => {
-                    Ok(Errno::result(libc::setns(fd.as_raw_fd(), libc::CLONE_NEWNET)).map(drop)?)
-                }
+                Some(fd) => Ok(Errno::result(libc::setns(fd.as_raw_fd(), libc::CLONE_NEWNET)).map(drop)?),
                 None => Ok(()),
             }
         });

@@ -6,12 +6,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::run_state::RunState;
+use super::agent::read_state;
 use super::status::Pending;
 use crate::datapath::attach::{self, Attachment};
 use crate::datapath::load::{self, Knobs, SOCKET};
-use crate::datapath::maps::{OpenError, Reader};
-use crate::datapath::pins::{self, Tree};
+use crate::datapath::maps::Reader;
+use crate::datapath::pins::{Tree, TreeLock};
 use crate::datapath::stats::Stats;
 use crate::host::caps;
 use crate::plan::table::{Lookup, Rows, ServiceId};
@@ -26,13 +26,15 @@ pub enum Depth {
 }
 
 /// A privilege that reading needs (exit code 4).
-#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[error("{name} is missing: {what} needs it; run as root, or give {name}")]
 pub struct MissingPrivilege {
     /// The capability.
     pub name: &'static str,
     /// What was to be done.
     pub what: &'static str,
+    /// What the kernel would say.
+    pub source: std::io::Error,
 }
 
 /// All that the nouns read, as values.
@@ -50,7 +52,7 @@ pub struct View {
     pub narrowed: Vec<String>,
     /// The programs that are attached.
     pub programs: Vec<Program>,
-    /// An agent holds the tree's lock.
+    /// An agent runs: it holds the tree's lock.
     pub agent: bool,
     /// What a living agent could not do yet.
     pub pending: Vec<Pending>,
@@ -101,8 +103,8 @@ impl View {
     /// Looks at what is pinned under a bpffs.
     ///
     /// # Errors
-    /// [`OpenError`] if there is nothing to read, [`MissingPrivilege`], or a map that cannot be read.
-    /// [`exit_code`] tells them apart.
+    /// [`OpenError`](crate::datapath::maps::OpenError) if there is nothing to read, [`MissingPrivilege`], or a
+    /// map that cannot be read.
     pub fn open(bpf_root: &Path, depth: Depth) -> Result<View> {
         let reader = Reader::open(bpf_root)?;
         let mut view = View {
@@ -112,16 +114,17 @@ impl View {
             ..View::default()
         };
         if depth == Depth::Full {
-            view.look_around(&reader)?;
+            view.look_around(&reader, bpf_root)?;
         }
         Ok(view)
     }
 
     /// Fills what is not in the tables themselves.
-    fn look_around(&mut self, reader: &Reader) -> Result<()> {
+    fn look_around(&mut self, reader: &Reader, bpf_root: &Path) -> Result<()> {
         if caps::effective()? & caps::SYS_ADMIN == 0 {
             let what = "looking at attached programs by id";
-            return Err(MissingPrivilege { name: "CAP_SYS_ADMIN", what }.into());
+            let source = std::io::ErrorKind::PermissionDenied.into();
+            return Err(MissingPrivilege { name: "CAP_SYS_ADMIN", what, source }.into());
         }
         let knobs = Knobs::probe();
         let usage = reader.usage().context("count the rows of the maps")?;
@@ -133,17 +136,16 @@ impl View {
         self.hooks = hooks(&attached);
         self.narrowed = narrowed(knobs);
         self.programs = programs(&attached, load::shipped_tags(&SOCKET, knobs).unwrap_or_default());
-        self.agent = agent_runs(reader.tree());
-        if self.agent {
-            self.pending = RunState::read(reader.tree()).map(|state| state.pending).unwrap_or_default();
-        }
+        let state = read_state(bpf_root);
+        self.agent = state.is_some() || agent_runs(reader.tree());
+        self.pending = state.map(|state| state.pending).unwrap_or_default();
         Ok(())
     }
 }
 
 /// Whether an agent holds the tree's lock, from `/proc/locks`: nothing is locked to find out.
 pub(super) fn agent_runs(tree: &Tree) -> bool {
-    pins::lock_holder(tree).is_some()
+    TreeLock::holder(tree).is_some()
 }
 
 /// The places the socket path needs, from what is attached.
@@ -176,22 +178,4 @@ fn programs(attached: &[Attachment], shipped: Vec<(&'static str, String)>) -> Ve
 /// The kernel's release.
 fn kernel() -> String {
     nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// The exit code of an error of a noun: 3 if there is nothing to read, 4 if a privilege is missing, else 1.
-pub fn exit_code(error: &anyhow::Error) -> u8 {
-    for cause in error.chain() {
-        match cause.downcast_ref::<OpenError>() {
-            Some(OpenError::Absent { .. }) => return 3,
-            Some(OpenError::Denied { .. }) => return 4,
-            _ => {}
-        }
-        let denied = cause
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied);
-        if denied || cause.is::<MissingPrivilege>() {
-            return 4;
-        }
-    }
-    1
 }

@@ -66,34 +66,16 @@ impl Estate {
         sweep()?;
         watch_signals()?;
         let own = ProcessId::own()?;
-        let tag = format!(
-            "{}-{}-{}",
-            own.pid,
-            own.start_time,
-            NUMBER.fetch_add(1, Ordering::Relaxed)
-        );
+        let tag = format!("{}-{}-{}", own.pid, own.start_time, NUMBER.fetch_add(1, Ordering::Relaxed));
         let dir = Path::new(RUN_DIR).join(format!("{PREFIX}{tag}"));
         make_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
-        let lock = File::create(dir.join(LOCK))
-            .with_context(|| format!("create the lock of {}", dir.display()))?;
-        lock.try_lock()
-            .map_err(|error| anyhow!("lock {}: {error}", dir.display()))?;
-        let record = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(dir.join(RECORD));
+        let lock =
+            File::create(dir.join(LOCK)).with_context(|| format!("create the lock of {}", dir.display()))?;
+        lock.try_lock().map_err(|error| anyhow!("lock {}: {error}", dir.display()))?;
+        let record = OpenOptions::new().create(true).append(true).open(dir.join(RECORD));
         let record = record.with_context(|| format!("create the record of {}", dir.display()))?;
-        let state = State {
-            made: Vec::new(),
-            record,
-            _lock: lock,
-            closed: false,
-        };
-        let estate = Arc::new(Self {
-            tag,
-            dir,
-            state: Mutex::new(state),
-        });
+        let state = State { made: Vec::new(), record, _lock: lock, closed: false };
+        let estate = Arc::new(Self { tag, dir, state: Mutex::new(state) });
         live().push(Arc::downgrade(&estate));
         Ok(estate)
     }
@@ -206,8 +188,7 @@ pub fn sweep() -> Result<()> {
         if let Some(owner) = owner_of(&entry.file_name().to_string_lossy())
             && !owner.alive()
         {
-            sweep_one(&entry.path())
-                .with_context(|| format!("sweep {}", entry.path().display()))?;
+            sweep_one(&entry.path()).with_context(|| format!("sweep {}", entry.path().display()))?;
         }
     }
     fs::remove_dir(RUN_DIR).ok();
@@ -221,12 +202,7 @@ fn owner_of(name: &str) -> Option<ProcessId> {
 }
 
 fn sweep_one(dir: &Path) -> Result<()> {
-    let lock = match OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(dir.join(LOCK))
-    {
+    let lock = match OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(LOCK)) {
         // Swept by somebody else in the meantime.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         lock => lock?,
@@ -239,10 +215,7 @@ fn sweep_one(dir: &Path) -> Result<()> {
         record => record?,
     };
     // A last line cut short stands for something that was never made.
-    let made: Vec<Made> = record
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect();
+    let made: Vec<Made> = record.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     undo(&made)?;
     remove_dir(dir)
 }
@@ -271,14 +244,7 @@ fn undo(made: &[Made]) -> Result<()> {
     }
     match failures.len() {
         0 => Ok(()),
-        _ => bail!(
-            "{}",
-            failures
-                .iter()
-                .map(|e| format!("{e:#}"))
-                .collect::<Vec<_>>()
-                .join("; ")
-        ),
+        _ => bail!("{}", failures.iter().map(|e| format!("{e:#}")).collect::<Vec<_>>().join("; ")),
     }
 }
 
@@ -319,19 +285,13 @@ fn watch_signals() -> Result<()> {
                 ready.send(Err(error.to_string())).ok();
             }
         });
-        started
-            .recv()
-            .unwrap_or_else(|_| Err("the thread that waits for signals ended".to_owned()))
+        started.recv().unwrap_or_else(|_| Err("the thread that waits for signals ended".to_owned()))
     });
-    watch
-        .clone()
-        .map_err(|error| anyhow!("watch for signals: {error}"))
+    watch.clone().map_err(|error| anyhow!("watch for signals: {error}"))
 }
 
 fn wait_for_signal(ready: &std::sync::mpsc::Sender<Result<(), String>>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let number = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
@@ -359,13 +319,7 @@ mod tests {
     #[test]
     fn a_record_names_its_owner() {
         let owner = owner_of("sandbox-4711-99887-3");
-        assert_eq!(
-            owner,
-            Some(ProcessId {
-                pid: 4711,
-                start_time: 99887
-            })
-        );
+        assert_eq!(owner, Some(ProcessId { pid: 4711, start_time: 99887 }));
         assert_eq!(owner_of("agent.lock"), None);
         assert_eq!(owner_of("sandbox-x-1-0"), None);
     }
@@ -374,12 +328,6 @@ mod tests {
     fn a_pid_that_is_used_again_is_not_the_owner() {
         let own = ProcessId::own().expect("own process");
         assert!(own.alive());
-        assert!(
-            !ProcessId {
-                start_time: own.start_time + 1,
-                ..own
-            }
-            .alive()
-        );
+        assert!(!ProcessId { start_time: own.start_time + 1, ..own }.alive());
     }
 }

@@ -11,7 +11,7 @@ use super::facts::{Bpffs, Cgroup, Facts, FeatureFact, Foreign, Memlock, No, Pins
 use crate::datapath::load::SOCKET;
 use crate::datapath::maps::{OpenError, Reader};
 use crate::datapath::pins::Tree;
-use crate::datapath::{attach, kernel, probe};
+use crate::datapath::{attach, feature, kernel};
 use crate::host::mount::{self, Mount};
 use crate::host::{caps, cgroup, kubeproxy, sysctl};
 use crate::inspect::view;
@@ -21,7 +21,7 @@ impl Facts {
     pub fn probe(bpf_root: &Path, cgroup_root: Option<&Path>) -> Facts {
         let tree = Tree::new(bpf_root);
         let cgroup = cgroup_facts(cgroup_root);
-        let bpf = probe::make_map().map_err(|e| no("make a map", &e));
+        let bpf = kernel::map(libbpf_sys::BPF_MAP_TYPE_ARRAY, [4, 4, 1], 0).map_err(|e| no("make a map", &e));
         let pins = pins(bpf_root);
         let attached = if matches!(pins, Pins::None | Pins::Unusable(_)) {
             Vec::new()
@@ -37,12 +37,12 @@ impl Facts {
                 mounted_by_run: bpf_root == Path::new(mount::BPFFS),
                 known: knows_file_system("bpf"),
             },
-            memlock: memlock(bpf.is_ok()),
+            memlock: memlock(),
             bpf,
             jit: number("net.core.bpf_jit_enable"),
             unprivileged_bpf_disabled: number("kernel.unprivileged_bpf_disabled"),
             features: features(),
-            foreign: foreign(cgroup.root.as_deref()),
+            foreign: foreign(&tree, cgroup.root.as_deref()),
             kube_proxy: kubeproxy::leftovers().map_err(|e| format!("{e:#}")),
             agent: view::agent_runs(&tree),
             hooks: view::hooks(&attached),
@@ -98,64 +98,37 @@ fn knows_file_system(name: &str) -> bool {
         .map_or(true, |text| text.lines().any(|line| line.split_whitespace().last() == Some(name)))
 }
 
-/// Maps are charged to the memory cgroup since 5.11, the version that also brought the helper asked for.
-/// libbpf takes a refusal for a yes, so it is not asked where nothing may be loaded.
-fn memlock(may_ask: bool) -> Memlock {
+/// RLIMIT_MEMLOCK, and whether this kernel looks at it.
+fn memlock() -> Memlock {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max locked memory")).unwrap_or_default();
     // The soft limit in bytes, or `unlimited`.
     let limit = line.split_whitespace().next().and_then(|soft| soft.parse().ok());
-    let has_clock = if may_ask { kernel::has_coarse_clock() } else { None };
-    Memlock { charged: has_clock.map(|has| !has), limit }
+    Memlock { charged: kernel::charges_memlock().ok(), limit }
 }
 
 fn number(key: &str) -> Option<u32> {
     sysctl::read(key).ok()?.parse().ok()
 }
 
-/// The places of the socket path, and what it can do without.
+/// The registry of the data path, asked one by one.
 fn features() -> Vec<FeatureFact> {
-    let mut facts: Vec<FeatureFact> = probe::PLACES
-        .iter()
-        .map(|place| FeatureFact {
-            name: place.name.to_owned(),
-            found: place.try_it().map_err(|e| no("load a program", &e)),
-            needed: true,
-            lose: "Services are not resolved at connect(): the programs go together or not at all".to_owned(),
-            since: place.since.to_owned(),
-        })
-        .collect();
-    facts.push(set_retval(facts.iter().find_map(|f| f.found.clone().err())));
-    facts
-}
-
-/// `bpf_set_retval`, unless not even an empty program can be loaded where it would be called.
-fn set_retval(refused: Option<No>) -> FeatureFact {
-    let found = match refused {
-        Some(no) => Err(no),
-        None if kernel::has_set_retval() => Ok(()),
-        None => Err(No {
-            errno: libc::EINVAL,
-            why: "the kernel refuses a program that calls bpf_set_retval".to_owned(),
-        }),
+    let fact = |(feature, found): (&feature::Feature, io::Result<()>)| FeatureFact {
+        name: feature.name.to_owned(),
+        found: found.map_err(|e| no("the kernel said", &e)),
+        needed: feature.needed,
+        lose: feature.lose.to_owned(),
+        since: feature.since.to_owned(),
     };
-    FeatureFact {
-        name: "set-retval".to_owned(),
-        found,
-        needed: false,
-        lose: "a Service without endpoints does not refuse at connect(): the address is left alone, and the packet \
-               path, which this version does not have, would refuse"
-            .to_owned(),
-        since: "b44123b4a3dc, Linux 5.18".to_owned(),
-    }
+    feature::survey().into_iter().map(fact).collect()
 }
 
-fn foreign(cgroup: Option<&Path>) -> Result<Vec<Foreign>, String> {
+fn foreign(tree: &Tree, cgroup: Option<&Path>) -> Result<Vec<Foreign>, String> {
     let cgroup = cgroup.ok_or("there is no cgroup2 to look at")?;
-    let all = probe::foreigners(cgroup).map_err(|e| format!("{}: {e}", cgroup.display()))?;
-    let foreign = |f: probe::Foreigner| Foreign {
-        hook: f.place.to_owned(),
-        program: f.program,
+    let all = attach::foreign(tree, cgroup).map_err(|e| format!("{e:#}"))?;
+    let foreign = |f: attach::Foreign| Foreign {
+        hook: f.hook.to_owned(),
+        program: format!("{} at {}", f.program, f.cgroup.display()),
         exclusive: f.exclusive,
     };
     Ok(all.into_iter().map(foreign).collect())

@@ -3,4 +3,5 @@
 mod datapath;
 mod datapath_life;
 mod datapath_rig;
+mod inspect;
 mod sandbox;
