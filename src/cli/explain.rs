@@ -15,7 +15,7 @@ use super::render::Output;
 pub use answer::Answer;
 pub use offline::{Offline, tables_of};
 
-use crate::datapath::maps::Reader;
+use crate::inspect::view;
 use crate::model::addr::{Protocol, parse_ip};
 use crate::model::flow::{ClientKind, Flow};
 use crate::plan::resolve::resolve;
@@ -23,7 +23,7 @@ use crate::plan::table::Lookup;
 
 /// The flags of `explain`.
 #[derive(Debug, clap::Args)]
-pub struct ExplainArgs {
+pub struct Args {
     /// Who dials: pod, host, external, external-blocked or remote-pod, with an address where it matters
     #[arg(long, value_name = "KIND[:IP]")]
     from: Client,
@@ -35,8 +35,8 @@ pub struct ExplainArgs {
     manifests: Option<PathBuf>,
     #[command(flatten)]
     node: offline::NodeArgs,
-    /// The bpffs that holds the tables in use
-    #[arg(long, value_name = "PATH", default_value = crate::config::BPF_ROOT)]
+    /// The bpffs that holds the tables
+    #[arg(long, value_name = "PATH", default_value = crate::config::BPF_ROOT, conflicts_with = "manifests")]
     bpf_root: PathBuf,
 }
 
@@ -86,7 +86,7 @@ impl FromStr for Destination {
     }
 }
 
-impl ExplainArgs {
+impl Args {
     /// The connection that is asked about.
     pub fn flow(&self) -> Flow {
         Flow { from: self.from.kind, client: self.from.addr, to: self.to.to, protocol: self.to.protocol }
@@ -104,7 +104,7 @@ impl ExplainArgs {
                 offline.problems.iter().for_each(|problem| eprintln!("{problem}"));
                 Box::new(offline.tables)
             }
-            None => Box::new(Reader::open(&self.bpf_root)?),
+            None => view::tables(&self.bpf_root)?,
         };
         let verdict = resolve(&*tables, &self.flow());
         Ok(Answer::of(&*tables, &verdict))
@@ -114,10 +114,9 @@ impl ExplainArgs {
 /// Prints what happens to a connection.
 ///
 /// # Errors
-/// As [`ExplainArgs::answer`], or stdout cannot be written.
-pub fn run(args: &ExplainArgs, output: Output) -> Result<ExitCode> {
-    let answer = args.answer()?;
-    output.value(&answer, |answer, wide| answer.text(wide).trim_end().to_owned())?;
+/// As [`Args::answer`], or stdout cannot be written.
+pub fn run(args: &Args, output: Output) -> Result<ExitCode> {
+    output.value(&args.answer()?, Answer::text)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -54,7 +54,7 @@ enum Command {
     /// What a client can dial, and who answers
     Services(services::Args),
     /// What happens to a connection, and by which rules
-    Explain(explain::ExplainArgs),
+    Explain(explain::Args),
     /// All tables in one canonical form, for a bug report
     Dump(dump::Args),
     /// What this machine allows, feature by feature

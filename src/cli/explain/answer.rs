@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
+use crate::cli::render::fields;
 use crate::plan::resolve::{Action, Path, Verdict};
 use crate::plan::rule::RuleSet;
 use crate::plan::table::{FrontendKind, Lookup};
@@ -73,8 +74,7 @@ impl Answer {
         }
         let rules: Vec<_> = self.rules.iter().map(|rule| rule.id()).collect();
         lines.push(("rules", rules.join(" ")));
-        let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 2;
-        lines.iter().fold(String::new(), |text, (name, value)| text + &format!("{name:width$}{value}\n"))
+        fields(&lines)
     }
 
     /// A line a backend, the first one named.

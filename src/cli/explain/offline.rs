@@ -140,7 +140,7 @@ pub fn tables_of(world: &World) -> MemTables {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::explain::ExplainArgs;
+    use crate::cli::explain::Args;
 
     const MANIFEST: &str = "
 apiVersion: v1
@@ -164,7 +164,7 @@ spec: {podCIDRs: [10.0.0.0/24]}
     #[derive(clap::Parser)]
     struct Cli {
         #[command(flatten)]
-        explain: ExplainArgs,
+        explain: Args,
     }
 
     /// Runs `explain` on the manifest with a configuration, and gives the answer as JSON.
