@@ -49,6 +49,10 @@ struct Cli {
 enum Command {
     /// Serve the Services of a source, until SIGTERM; the data path then stays in place
     Run(run::Args),
+    /// Remove everything of ours from this machine
+    Cleanup(cleanup::CleanupArgs),
+    /// Watch Services being served in a cluster in a box
+    Demo(demo::Args),
     /// Be a pod of the sandbox
     #[command(hide = true)]
     Pod(pod::PodArgs),
@@ -65,6 +69,8 @@ pub fn main() -> ExitCode {
     let output = Output { format: cli.output };
     let done = match cli.command {
         Command::Run(args) => run::run(args, &output),
+        Command::Cleanup(args) => cleanup::run(args),
+        Command::Demo(args) => demo::run(&args),
         Command::Pod(args) => pod::run(args),
     };
     done.unwrap_or_else(|error| {
