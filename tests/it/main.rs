@@ -6,4 +6,5 @@ mod book_model;
 mod house;
 mod inspect;
 mod inspect_doctor;
+mod manifest;
 mod root;
