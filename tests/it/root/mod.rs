@@ -1,5 +1,6 @@
 //! What needs root: namespaces, cgroups, BPF. Run with `cargo test --test it root::`.
 
+mod agent;
 mod datapath;
 mod datapath_life;
 mod datapath_rig;
