@@ -69,7 +69,9 @@ fn all() -> Result<Tally> {
     }
     if only.is_empty() && other.is_none() {
         let unknown = later.unknown(seen.iter().map(|(id, cases)| (*id, cases.as_slice())));
-        tally.errors.extend(unknown.into_iter().map(|line| format!("vectors-later.txt names nothing: {line}")));
+        tally
+            .errors
+            .extend(unknown.into_iter().map(|line| format!("vectors-later.txt names nothing: {line}")));
     }
     Ok(tally)
 }
@@ -96,7 +98,8 @@ impl Tally {
         for case in cases {
             self.flipped += case.flipped;
             let blind = case.blind.iter();
-            self.errors.extend(blind.map(|blind| format!("self-check: {} {}: {blind}", vector.id, case.name)));
+            self.errors
+                .extend(blind.map(|blind| format!("self-check: {} {}: {blind}", vector.id, case.name)));
         }
     }
 

@@ -6,13 +6,16 @@ mod offline;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
 
+use super::render::Output;
 pub use answer::Answer;
 pub use offline::{Offline, tables_of};
 
+use crate::datapath::maps::Reader;
 use crate::model::addr::{Protocol, parse_ip};
 use crate::model::flow::{ClientKind, Flow};
 use crate::plan::resolve::resolve;
@@ -20,7 +23,7 @@ use crate::plan::table::Lookup;
 
 /// The flags of `explain`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct ExplainArgs {
     /// Who dials: pod, host, external, external-blocked or remote-pod, with an address where it matters
     #[arg(long, value_name = "KIND[:IP]")]
     from: Client,
@@ -32,6 +35,9 @@ pub struct Args {
     manifests: Option<PathBuf>,
     #[command(flatten)]
     node: offline::NodeArgs,
+    /// The bpffs that holds the tables in use
+    #[arg(long, value_name = "PATH", default_value = crate::config::BPF_ROOT)]
+    bpf_root: PathBuf,
 }
 
 /// Who dials, as `--from` has it.
@@ -74,28 +80,23 @@ impl FromStr for Destination {
             None => parse_ip(addr),
         };
         let to = SocketAddr::new(addr.ok_or_else(wanted)?, port.parse().map_err(|_| wanted())?);
-        let protocol = Protocol::from_name(protocol)
-            .ok_or_else(|| format!("'{protocol}' is none of TCP, UDP, SCTP"))?;
+        let protocol =
+            Protocol::from_name(protocol).ok_or_else(|| format!("'{protocol}' is none of TCP, UDP, SCTP"))?;
         Ok(Destination { to, protocol })
     }
 }
 
-impl Args {
+impl ExplainArgs {
     /// The connection that is asked about.
     pub fn flow(&self) -> Flow {
-        Flow {
-            from: self.from.kind,
-            client: self.from.addr,
-            to: self.to.to,
-            protocol: self.to.protocol,
-        }
+        Flow { from: self.from.kind, client: self.from.addr, to: self.to.to, protocol: self.to.protocol }
     }
 
-    /// The answer: from the manifests if they are given, else from the tables that `live` opens.
+    /// The answer: from the manifests if they are given, else from the tables in use.
     ///
     /// # Errors
-    /// The manifests or the configuration cannot be read, or no live tables can be opened.
-    pub fn answer(&self, live: impl FnOnce() -> Result<Box<dyn Lookup>>) -> Result<Answer> {
+    /// The manifests or the configuration cannot be read, or there are no tables to read.
+    pub fn answer(&self) -> Result<Answer> {
         let tables: Box<dyn Lookup> = match &self.manifests {
             Some(path) => {
                 let offline = Offline::load(path, &self.node)
@@ -103,11 +104,21 @@ impl Args {
                 offline.problems.iter().for_each(|problem| eprintln!("{problem}"));
                 Box::new(offline.tables)
             }
-            None => live()?,
+            None => Box::new(Reader::open(&self.bpf_root)?),
         };
         let verdict = resolve(&*tables, &self.flow());
         Ok(Answer::of(&*tables, &verdict))
     }
+}
+
+/// Prints what happens to a connection.
+///
+/// # Errors
+/// As [`ExplainArgs::answer`], or stdout cannot be written.
+pub fn run(args: &ExplainArgs, output: Output) -> Result<ExitCode> {
+    let answer = args.answer()?;
+    output.value(&answer, |answer, wide| answer.text(wide).trim_end().to_owned())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

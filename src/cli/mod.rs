@@ -49,9 +49,19 @@ struct Cli {
 enum Command {
     /// Serve the Services of a source, until SIGTERM; the data path then stays in place
     Run(run::Args),
-    /// Remove everything of ours from this machine
+    /// What this node does, and what it cannot do
+    Status(status::Args),
+    /// What a client can dial, and who answers
+    Services(services::Args),
+    /// What happens to a connection, and by which rules
+    Explain(explain::ExplainArgs),
+    /// All tables in one canonical form, for a bug report
+    Dump(dump::Args),
+    /// What this machine allows, feature by feature
+    Doctor(doctor::Args),
+    /// Remove everything of Beeline from this machine
     Cleanup(cleanup::CleanupArgs),
-    /// Watch Services being served in a cluster in a box
+    /// See it work: a cluster in a box, real processes, every claim checked
     Demo(demo::Args),
     /// Be a pod of the sandbox
     #[command(hide = true)]
@@ -69,6 +79,11 @@ pub fn main() -> ExitCode {
     let output = Output { format: cli.output };
     let done = match cli.command {
         Command::Run(args) => run::run(args, &output),
+        Command::Status(args) => status::run(&args, output),
+        Command::Services(args) => services::run(&args, output),
+        Command::Explain(args) => explain::run(&args, output),
+        Command::Dump(args) => dump::run(&args, output),
+        Command::Doctor(args) => doctor::run(&args, output),
         Command::Cleanup(args) => cleanup::run(args),
         Command::Demo(args) => demo::run(&args),
         Command::Pod(args) => pod::run(args),

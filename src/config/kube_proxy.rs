@@ -110,7 +110,8 @@ mod tests {
     #[test]
     fn the_first_network_of_each_family_is_the_detector() {
         // SNAT-8
-        let text = format!("{HEAD}clusterCIDR: 10.244.0.0/16, 10.9.0.0/16,fd00:10:244::/48\nunknownField: 1\n");
+        let text =
+            format!("{HEAD}clusterCIDR: 10.244.0.0/16, 10.9.0.0/16,fd00:10:244::/48\nunknownField: 1\n");
         let nets = vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()];
         assert_eq!(parse(&text).unwrap().detector, Detector::Cidrs(nets));
         assert_eq!(parse(HEAD).unwrap(), KubeProxyConfig::default());

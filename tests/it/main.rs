@@ -8,3 +8,6 @@ mod inspect;
 mod inspect_doctor;
 mod manifest;
 mod root;
+mod simulation;
+mod simulation_events;
+mod simulation_reader;

@@ -260,7 +260,11 @@ fn check(vector: &Vector) -> Result<()> {
     }
     for gauge in steps.filter_map(|step| step.no_local_endpoints.as_ref()).chain(&vector.no_local_endpoints) {
         only(gauge, &["IPv4", "IPv6"])?;
-        gauge.as_object().into_iter().flat_map(Map::values).try_for_each(|g| only(g, &["internal", "external"]))?;
+        gauge
+            .as_object()
+            .into_iter()
+            .flat_map(Map::values)
+            .try_for_each(|g| only(g, &["internal", "external"]))?;
     }
     let latencies = vector.steps.iter().filter_map(|step| step.latency.as_ref()).chain(&vector.latency);
     latencies.into_iter().try_for_each(|l| only(l, &["trackerStart", "events", "observedSeconds"]))

@@ -81,9 +81,8 @@ pub fn flips(expected: &Expected) -> Vec<Expected> {
         flips.push(with(&|e| (e.result, e.backends) = (Some(outcome), None)));
     }
     let list = expected.backends.clone().unwrap_or_default();
-    flips.push(with(&|e| {
-        (e.result, e.backends) = (None, Some([list.clone(), vec![NOBODY.into()]].concat()))
-    }));
+    flips
+        .push(with(&|e| (e.result, e.backends) = (None, Some([list.clone(), vec![NOBODY.into()]].concat()))));
     for at in 0..list.len() {
         let mut fewer = list.clone();
         fewer.remove(at);

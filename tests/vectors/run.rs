@@ -81,13 +81,7 @@ fn checks(defaults: &Defaults, vector: &Vector, dir: &Path, cases: &mut Vec<Case
     Ok(())
 }
 
-fn flows(
-    stage: &Stage,
-    flows: &[FlowCheck],
-    dir: &Path,
-    prefix: &str,
-    cases: &mut Vec<Case>,
-) -> Result<()> {
+fn flows(stage: &Stage, flows: &[FlowCheck], dir: &Path, prefix: &str, cases: &mut Vec<Case>) -> Result<()> {
     if flows.is_empty() {
         return Ok(());
     }

@@ -23,7 +23,8 @@ use serde_json::{Value, json};
 
 use crate::file::{Apply, Clients, Config, Defaults, From, Node, Patch, Vector, overlay};
 
-const LIMITS: Limits = Limits { frontends: 1024, services: 1024, slots: 1 << 16, backends: 1 << 16, names: 4096 };
+const LIMITS: Limits =
+    Limits { frontends: 1024, services: 1024, slots: 1 << 16, backends: 1 << 16, names: 4096 };
 
 /// One vector's cluster and the tables that follow it.
 pub struct Stage<'a> {
@@ -143,7 +144,8 @@ impl<'a> Stage<'a> {
     /// A flow of the vectors, with the address its kind of client has in the family it dials.
     pub fn flow(&self, from: &From, to: &str) -> Result<Flow> {
         let (to, protocol) = to.rsplit_once('/').with_context(|| format!("'{to}' has no protocol"))?;
-        let to: std::net::SocketAddr = to.parse().with_context(|| format!("'{to}' is no address and port"))?;
+        let to: std::net::SocketAddr =
+            to.parse().with_context(|| format!("'{to}' is no address and port"))?;
         let protocol = Protocol::from_name(protocol).with_context(|| format!("protocol '{protocol}'"))?;
         let (kind, client) = match from {
             From::Client { kind, ip } => (kind, *ip),

@@ -51,9 +51,8 @@ impl Answer {
     }
 
     /// The answer in words, a line each; `wide` shows every backend.
-    pub fn lines(&self, wide: bool) -> Vec<(&'static str, String)> {
+    pub fn text(&self, wide: bool) -> String {
         let known = |text: Option<&str>| text.unwrap_or("-").to_owned();
-        let yes_no = |yes| if yes { "yes" } else { "no" };
         let mut lines = vec![
             ("service", known(self.service.as_deref())),
             ("frontend", known(self.frontend_kind)),
@@ -61,8 +60,12 @@ impl Answer {
             ("path", known(self.path)),
         ];
         if self.action == Action::Forward.name() {
-            lines.push(("backends", self.backend_text(wide)));
-            let preserved = self.client_ip_preserved.map_or("unknown", yes_no);
+            lines.extend(self.shown_backends(wide));
+            let preserved = match self.client_ip_preserved {
+                Some(true) => "yes",
+                Some(false) => "no",
+                None => "depends on the client's address, give --from KIND:IP",
+            };
             lines.push(("client IP preserved", preserved.to_owned()));
         }
         if let Some(seconds) = self.affinity_seconds {
@@ -70,15 +73,21 @@ impl Answer {
         }
         let rules: Vec<_> = self.rules.iter().map(|rule| rule.id()).collect();
         lines.push(("rules", rules.join(" ")));
-        lines
+        let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 2;
+        lines.iter().fold(String::new(), |text, (name, value)| text + &format!("{name:width$}{value}\n"))
     }
 
-    fn backend_text(&self, wide: bool) -> String {
-        let shown = if wide { self.backends.len() } else { SHOWN.min(self.backends.len()) };
-        let mut text = self.backends[..shown].join("\n");
-        if shown < self.backends.len() {
-            text.push_str(&format!("\nand {} more", self.backends.len() - shown));
+    /// A line a backend, the first one named.
+    fn shown_backends(&self, wide: bool) -> Vec<(&'static str, String)> {
+        let all = self.backends.len();
+        let shown = if wide { all } else { SHOWN.min(all) };
+        let mut lines: Vec<_> = self.backends[..shown].iter().map(|backend| ("", backend.clone())).collect();
+        if shown < all {
+            lines.push(("", format!("and {} more (-o wide)", all - shown)));
         }
-        text
+        if let Some(first) = lines.first_mut() {
+            first.0 = "backends";
+        }
+        lines
     }
 }

@@ -4,4 +4,9 @@ mod agent;
 mod datapath;
 mod datapath_life;
 mod datapath_rig;
+mod inspect;
 mod sandbox;
+mod sock;
+
+mod sandbox_agent;
+mod sandbox_tidy;
