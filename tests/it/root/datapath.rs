@@ -270,7 +270,7 @@ fn large() -> Vec<Op> {
 }
 
 #[test]
-fn a_hundred_thousand_backends_are_written_and_read_in_a_blink() {
+fn a_hundred_thousand_backends_are_written_and_read_back() {
     let rig = Rig::new();
     let limits =
         Limits { frontends: 16_384, services: 16_384, slots: 131_072, backends: 131_072, names: 16_384 };
@@ -287,6 +287,4 @@ fn a_hundred_thousand_backends_are_written_and_read_in_a_blink() {
     assert_eq!(rows.slots.iter().map(|(_, _, ids)| ids.len()).sum::<usize>(), 100_000);
     assert_eq!(rows.names.len(), 10_000);
     println!("written in {written:?}, read in {read:?}");
-    // Not optimized and on a shared machine: an order of magnitude above what a release takes.
-    assert!(written < Duration::from_secs(2) && read < Duration::from_secs(2), "{written:?} {read:?}");
 }
