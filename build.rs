@@ -41,7 +41,7 @@ const PRIVATE: [&str; 1] = ["bl_aid"];
 
 fn main() -> Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is set by cargo")?);
-    for path in ["bpf", "vmlinux", "build.rs"] {
+    for path in ["bpf", "tests/bpf", "vmlinux", "build.rs"] {
         println!("cargo:rerun-if-changed={path}");
     }
     println!("cargo:rerun-if-env-changed=CLANG");
@@ -56,6 +56,8 @@ fn main() -> Result<()> {
         }
         linker.link().context("join the BPF objects")?;
     }
+    let test = compile(Path::new("tests/bpf/lb_test.bpf.c"), &headers, &out)?;
+    println!("cargo:rustc-env=BEELINE_LB_TEST={}", test.display());
     SkeletonBuilder::new().obj(&joined).reference_obj(true).generate(out.join("beeline.skel.rs"))?;
     fs::write(out.join("layout.rs"), layout(&joined)?).context("write layout.rs")
 }

@@ -67,7 +67,7 @@ static __always_inline __u32 bl_key_check(const struct bl_frontend_key *key)
  */
 static __always_inline __u64 bl_frontend_lookup(const struct bl_frontend_key *key)
 {
-#pragma unroll
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < BL_LOOKUP_TRIES; i++) {
 		__u64 *value = bpf_map_lookup_elem(&bl_frontends, key);
 		__u64 word;
@@ -203,8 +203,8 @@ static __always_inline const struct bl_backend *bl_choice_valid(__u64 choice, __
  * is read is trusted only as far as bl_choice_valid() goes.
  */
 static __always_inline const struct bl_backend *bl_choose_affine(const struct bl_verdict *v,
-								 const struct bl_affinity_key *key,
-								 __u64 now, __u32 rnd, __u64 *choice)
+								 const struct bl_affinity_key *key, __u64 now,
+								 __u32 rnd, __u64 *choice)
 {
 	__u64 timeout = (__u32)v->policy * BL_NSEC_PER_SEC;
 	struct bl_affinity fresh = { .used_ns = now };
@@ -248,9 +248,8 @@ static __always_inline const struct bl_backend *bl_choose_affine(const struct bl
 }
 
 /* A backend for a new flow whose verdict is FORWARD; now is only looked at if the Service has affinity. */
-static __always_inline const struct bl_backend *bl_choose(const struct bl_verdict *v,
-							  const struct bl_affinity_key *key,
-							  __u64 now, __u32 rnd, __u64 *choice)
+static __always_inline const struct bl_backend *
+bl_choose(const struct bl_verdict *v, const struct bl_affinity_key *key, __u64 now, __u32 rnd, __u64 *choice)
 {
 	if (!(__u32)v->policy)
 		return bl_pick(v->set, rnd, choice);

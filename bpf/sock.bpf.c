@@ -20,9 +20,26 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define BL_REFUSE 0
 #define BL_ALLOW 1
 
+struct sock_common___bl {
+	atomic64_t skc_cookie;
+} __attribute__((preserve_access_index));
+
 struct sock___bl {
+	struct sock_common___bl __sk_common;
 	unsigned int sk_kern_sock : 1;
 } __attribute__((preserve_access_index));
+
+/*
+ * The kernel's socket, for what struct bpf_sock does not show. Read back from the
+ * stack the pointer is a plain number, which a field's offset may be added to.
+ */
+static __always_inline const struct sock___bl *bl_kernel_view(void *sk)
+{
+	const struct sock___bl *view = NULL;
+
+	bpf_probe_read_kernel(&view, sizeof(view), &sk);
+	return view;
+}
 
 /*
  * A socket of the kernel itself: an NFS or Ceph client, or the subflow of an MPTCP
@@ -30,15 +47,24 @@ struct sock___bl {
  * f5836749c9c0, v5.9), so a row of theirs would stay for ever; nor does anybody ask
  * them for their peer.
  */
-static __always_inline bool bl_is_kernel_socket(const struct bpf_sock_addr *ctx)
+static __always_inline bool bl_is_kernel_socket(struct bpf_sock_addr *ctx)
 {
-	const struct sock___bl *sk;
-	void *held = ctx->sk;
+	const struct sock___bl *sk = bl_kernel_view(ctx->sk);
 
-	/* Read back from the stack it is a plain number, which a field's offset may be added to. */
-	if (bpf_probe_read_kernel(&sk, sizeof(sk), &held))
-		return false;
 	return BPF_CORE_READ_BITFIELD_PROBED(sk, sk_kern_sock);
+}
+
+/*
+ * The cookie of a socket that has one, else 0. A socket with a row has a cookie: most
+ * others, which never dialled a Service, are told apart here without the look into
+ * bl_flows, whose table is too large to stay in a cache, and without making a cookie,
+ * which would cost them the same again in sock_release.
+ */
+static __always_inline __u64 bl_known_cookie(void *sk)
+{
+	const struct sock___bl *view = bl_kernel_view(sk);
+
+	return BPF_CORE_READ(view, __sk_common.skc_cookie.counter);
 }
 
 /* A connected UDP socket; recvmsg and sendmsg run for no other connected one. */
@@ -72,9 +98,8 @@ static __always_inline bool bl_decide_socket(__u64 frontend, const struct bl_add
 	return true;
 }
 
-static __always_inline const struct bl_backend *bl_choose_for(struct bpf_sock_addr *ctx,
-							      const struct bl_verdict *v, __u64 netns,
-							      __u64 *choice)
+static __always_inline const struct bl_backend *
+bl_choose_for(struct bpf_sock_addr *ctx, const struct bl_verdict *v, __u64 netns, __u64 *choice)
 {
 	struct bl_affinity_key key = { .service = v->service };
 	__u64 now = 0;
@@ -100,9 +125,9 @@ static __always_inline void bl_flow_fill(struct bl_flow *flow, const struct bl_f
 }
 
 /* The backend a UDP socket has already used for this frontend from this port: the flow goes on (DEC-2). */
-static __always_inline const struct bl_backend *
-bl_reconnected(struct bpf_sock_addr *ctx, __u64 cookie, const struct bl_peer *peer, __u32 service,
-	       __u64 *choice)
+static __always_inline const struct bl_backend *bl_reconnected(struct bpf_sock_addr *ctx, __u64 cookie,
+							       const struct bl_peer *peer, __u32 service,
+							       __u64 *choice)
 {
 	struct bl_flow *flow;
 
@@ -116,12 +141,13 @@ bl_reconnected(struct bpf_sock_addr *ctx, __u64 cookie, const struct bl_peer *pe
 	return bl_choice_valid(*choice, service, BL_BACKEND_SERVING);
 }
 
-static __always_inline bool bl_connect_forward(struct bpf_sock_addr *ctx, const bool v6, __u64 cookie,
-					       const struct bl_frontend_key *key,
-					       const struct bl_verdict *v, __u64 netns)
+static __always_inline bool bl_connect_forward(struct bpf_sock_addr *ctx, const bool v6,
+					       const struct bl_frontend_key *key, const struct bl_verdict *v,
+					       __u64 netns)
 {
 	struct bl_peer peer = { .addr = key->addr, .port = key->port };
 	struct bl_flow flow = { .kind = BL_FLOW_CONNECTED, .netns = netns };
+	__u64 cookie = bpf_get_socket_cookie(ctx);
 	const struct bl_backend *row = NULL;
 	__u64 choice = 0;
 
@@ -155,12 +181,11 @@ static __always_inline int bl_connect(struct bpf_sock_addr *ctx, const bool v6)
 	key.addr = peer.addr;
 	key.port = peer.port;
 	key.proto = ctx->protocol;
-	cookie = bpf_get_socket_cookie(ctx);
 	frontend = bl_frontend_lookup(&key);
 	if (frontend)
 		netns = bpf_get_netns_cookie(ctx);
 	if (bl_decide_socket(frontend, &key.addr, netns, &v)) {
-		if (v.action == BL_FORWARD && bl_connect_forward(ctx, v6, cookie, &key, &v, netns))
+		if (v.action == BL_FORWARD && bl_connect_forward(ctx, v6, &key, &v, netns))
 			return BL_ALLOW;
 	} else if (key.proto == IPPROTO_TCP) {
 		/* A UDP socket is left alone either way (DEC-1): no second look for it. */
@@ -169,7 +194,9 @@ static __always_inline int bl_connect(struct bpf_sock_addr *ctx, const bool v6)
 			v.action = BL_PASS;
 	}
 
-	bl_flow_direct(cookie);
+	cookie = bl_known_cookie(ctx->sk);
+	if (cookie)
+		bl_flow_direct(cookie);
 	if (v.action == BL_REJECT && key.proto == IPPROTO_TCP && bl_has_set_retval) {
 		bpf_set_retval(-BL_ECONNREFUSED);
 		return BL_REFUSE;
@@ -254,10 +281,13 @@ static __always_inline int bl_sendmsg(struct bpf_sock_addr *ctx, const bool v6)
 /* recvfrom() and recvmsg() that ask for the sender: an answer comes from the address that was dialled. */
 static __always_inline int bl_recvmsg(struct bpf_sock_addr *ctx, const bool v6)
 {
-	__u64 cookie = bpf_get_socket_cookie(ctx);
-	struct bl_flow *flow = bpf_map_lookup_elem(&bl_flows, &cookie);
+	__u64 cookie = bl_known_cookie(ctx->sk);
+	struct bl_flow *flow;
 	struct bl_peer peer;
 
+	if (!cookie)
+		return BL_ALLOW;
+	flow = bpf_map_lookup_elem(&bl_flows, &cookie);
 	if (!flow)
 		return BL_ALLOW;
 	peer = bl_peer_load(ctx, v6);
@@ -276,10 +306,13 @@ static __always_inline int bl_recvmsg(struct bpf_sock_addr *ctx, const bool v6)
 /* getpeername(): what was dialled, if the socket is still connected to what that led to (SOCK-2). */
 static __always_inline int bl_getpeername(struct bpf_sock_addr *ctx, const bool v6)
 {
-	__u64 cookie = bpf_get_socket_cookie(ctx);
-	struct bl_flow *flow = bpf_map_lookup_elem(&bl_flows, &cookie);
+	__u64 cookie = bl_known_cookie(ctx->sk);
+	struct bl_flow *flow;
 	struct bl_peer peer;
 
+	if (!cookie)
+		return BL_ALLOW;
+	flow = bpf_map_lookup_elem(&bl_flows, &cookie);
 	if (!flow || flow->kind != BL_FLOW_CONNECTED)
 		return BL_ALLOW;
 	peer = bl_peer_load(ctx, v6);
@@ -307,9 +340,12 @@ BL_STUB(bl_getpeername6, "cgroup/getpeername6", bl_getpeername, true)
 SEC("cgroup/sock_release")
 int bl_sock_release(struct bpf_sock *ctx)
 {
-	__u64 cookie = bpf_get_socket_cookie(ctx);
-	struct bl_flow *flow = bpf_map_lookup_elem(&bl_flows, &cookie);
+	__u64 cookie = bl_known_cookie(ctx);
+	struct bl_flow *flow;
 
+	if (!cookie)
+		return BL_ALLOW;
+	flow = bpf_map_lookup_elem(&bl_flows, &cookie);
 	if (!flow)
 		return BL_ALLOW;
 	if (flow->more)

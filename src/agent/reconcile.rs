@@ -172,3 +172,7 @@ pub fn size_for(world: &World, least: Limits) -> Limits {
         backends().flat_map(|backend| [&backend.node, &backend.zone]).flatten().collect();
     limits_for(rows.iter().map(|(_, port)| port), u32::try_from(texts.len()).unwrap_or(u32::MAX), least)
 }
+
+#[cfg(test)]
+#[path = "reconcile_tests.rs"]
+mod tests;

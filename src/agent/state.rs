@@ -57,10 +57,21 @@ impl StateFile {
 
 impl Drop for StateFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
-        if let Some(dir) = self.path.parent() {
-            // Only if no other agent has a file there.
-            let _ = fs::remove_dir(dir);
-        }
+        remove(&self.path);
     }
+}
+
+/// Removes the file that an agent left when it was killed. Returns it if there was one.
+pub fn remove_left(bpf_root: &Path) -> Option<PathBuf> {
+    let path = state_path(bpf_root);
+    remove(&path).then_some(path)
+}
+
+/// Removes a state file, and its directory if no other agent has a file there.
+fn remove(path: &Path) -> bool {
+    let removed = fs::remove_file(path).is_ok();
+    if let Some(dir) = path.parent() {
+        let _ = fs::remove_dir(dir);
+    }
+    removed
 }

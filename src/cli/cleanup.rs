@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::agent::state;
 use crate::datapath::pins::Tree;
 use crate::datapath::{attach, remove};
 use crate::host::{cgroup, mount};
@@ -28,14 +29,15 @@ pub struct CleanupArgs {
 /// An agent holds the tree's lock, or something cannot be removed.
 pub fn run(args: CleanupArgs) -> Result<ExitCode> {
     let removed = remove::remove_all(&args.bpf_root)?;
+    let state = state::remove_left(&args.bpf_root);
     let mut out = std::io::stdout().lock();
-    if removed.is_empty() {
+    if removed.is_empty() && state.is_none() {
         writeln!(out, "nothing of Beeline is at {}", args.bpf_root.display())?;
     }
     for program in &removed.programs {
         writeln!(out, "detached {program}")?;
     }
-    for path in &removed.paths {
+    for path in removed.paths.iter().chain(&state) {
         writeln!(out, "removed {}", path.display())?;
     }
     let Some(root) = args.cgroup_root.or_else(|| cgroup::root().ok()) else { return Ok(ExitCode::SUCCESS) };

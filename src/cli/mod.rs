@@ -59,6 +59,10 @@ enum Command {
     Dump(dump::Args),
     /// What this machine allows, feature by feature
     Doctor(doctor::Args),
+    /// Remove everything of Beeline from this machine
+    Cleanup(cleanup::CleanupArgs),
+    /// See it work: a cluster in a box, real processes, every claim checked
+    Demo(demo::Args),
     /// Be a pod of the sandbox
     #[command(hide = true)]
     Pod(pod::PodArgs),
@@ -80,6 +84,8 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args, output),
         Command::Dump(args) => dump::run(&args, output),
         Command::Doctor(args) => doctor::run(&args, output),
+        Command::Cleanup(args) => cleanup::run(args),
+        Command::Demo(args) => demo::run(&args),
         Command::Pod(args) => pod::run(args),
     };
     done.unwrap_or_else(|error| {

@@ -29,7 +29,7 @@ struct bl_case {
 	__u64 set;
 	__u64 policy;
 	struct bl_addr addr;
-	__u32 port; /* network order */
+	__u32 port;  /* network order */
 	__u32 found; /* a backend was found */
 };
 _Static_assert(sizeof(struct bl_case) == 112, "bl_case");
@@ -58,17 +58,14 @@ static __always_inline void bl_case_backend(struct bl_case *c, const struct bl_b
 	c->port = row->port;
 }
 
-SEC("syscall")
-int bl_test_decide(struct bl_case *c)
+static __always_inline void bl_run_decide(struct bl_case *c)
 {
 	struct bl_verdict v = {};
 
 	bl_case_decide(c, &v);
-	return 0;
 }
 
-SEC("syscall")
-int bl_test_choose(struct bl_case *c)
+static __always_inline void bl_run_choose(struct bl_case *c)
 {
 	struct bl_affinity_key client = {};
 	const struct bl_backend *row;
@@ -77,19 +74,42 @@ int bl_test_choose(struct bl_case *c)
 
 	bl_case_decide(c, &v);
 	if (v.action != BL_FORWARD)
-		return 0;
+		return;
 	client.client.w[2] = (__u32)c->netns;
 	client.client.w[3] = c->netns >> 32;
 	client.service = v.service;
 	row = bl_choose(&v, &client, c->now, c->rnd, &choice);
 	c->choice = choice;
 	bl_case_backend(c, row);
-	return 0;
 }
 
-SEC("syscall")
-int bl_test_valid(struct bl_case *c)
+static __always_inline void bl_run_valid(struct bl_case *c)
 {
 	bl_case_backend(c, bl_choice_valid(c->choice, c->service, c->need));
-	return 0;
 }
+
+/*
+ * Each step as a SEC("syscall") program, whose context is the case, and for kernels
+ * before 79a7f8bdb159 (v5.14), which have none, as a classifier, whose packet is the
+ * case behind an Ethernet header and two bytes that align it.
+ */
+#define BL_HEAD 16
+#define BL_TEST(step)                                                       \
+	SEC("syscall") int bl_test_##step(struct bl_case *c)                \
+	{                                                                   \
+		bl_run_##step(c);                                           \
+		return 0;                                                   \
+	}                                                                   \
+	SEC("tc") int bl_test_##step##_skb(struct __sk_buff *skb)           \
+	{                                                                   \
+		struct bl_case c;                                           \
+                                                                            \
+		if (bpf_skb_load_bytes(skb, BL_HEAD, &c, sizeof(c)))        \
+			return -1;                                          \
+		bl_run_##step(&c);                                          \
+		return bpf_skb_store_bytes(skb, BL_HEAD, &c, sizeof(c), 0); \
+	}
+
+BL_TEST(decide)
+BL_TEST(choose)
+BL_TEST(valid)

@@ -226,6 +226,9 @@ fn every_check_has_a_paragraph_for_the_operator() {
     let features = beeline::datapath::feature::FEATURES.iter().map(|f| f.name.to_owned());
     let ours = ["connect4", "set-retval"]; // the features `healthy` makes up
     for check in checks.filter(|check| !ours.contains(&check.as_str())).chain(features) {
-        assert!(text.contains(&format!("\n### {check}\n")), "docs/troubleshooting.md says nothing of {check}");
+        assert!(
+            text.contains(&format!("\n### {check}\n")),
+            "docs/troubleshooting.md says nothing of {check}"
+        );
     }
 }

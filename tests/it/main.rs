@@ -6,4 +6,8 @@ mod book_model;
 mod house;
 mod inspect;
 mod inspect_doctor;
+mod manifest;
 mod root;
+mod simulation;
+mod simulation_events;
+mod simulation_reader;

@@ -2,7 +2,7 @@
 
 use super::Book;
 use super::frontends::value;
-use super::port::{Bits, Port, Rec, info_bits, uses};
+use super::port::{Bits, Port, Rec, info_bits};
 use crate::model::names::ServicePortName;
 use crate::plan::compile::{BackendWant, PortRows};
 use crate::plan::ids::Range;
@@ -29,8 +29,8 @@ pub(super) struct Plan {
     pub(super) removing: bool,
     pub(super) port: Port,
     pub(super) flips: [Option<Flip>; 2],
-    /// Sets that no traffic takes any more, and that readers may still hold.
-    pub(super) idle: [bool; 2],
+    /// It is being removed, and readers that came by a frontend may still be at its rows.
+    pub(super) draining: bool,
     /// A frontend waits for a grace period.
     pub(super) blocked: bool,
     pub(super) failed: Option<TableError>,
@@ -45,7 +45,7 @@ impl Plan {
     /// State bits an endpoint ends with. What a removed ServicePort leaves is cleared a grace
     /// period after its frontends, all at once.
     pub(super) fn final_state(&self, rec: &Rec) -> Bits {
-        if self.removing && self.idle != [false; 2] { rec.state() } else { rec.state_after() }
+        if self.draining { rec.state() } else { rec.state_after() }
     }
 
     /// The wanted endpoint of a record.
@@ -81,14 +81,14 @@ impl Book {
         } else if !self.ports.contains_key(name) {
             return Ok(None);
         }
-        let port = self.ports.remove(name).unwrap_or_default();
+        let port = self.ports.remove(name).unwrap_or_else(Port::new);
         let mut plan = Plan {
             name: name.clone(),
             want: want.take().unwrap_or_default(),
             removing,
             port,
             flips: [None, None],
-            idle: [false; 2],
+            draining: false,
             blocked: false,
             failed: None,
         };
@@ -104,20 +104,19 @@ impl Book {
 
     /// Takes the ids and slots that the plan needs, and notes the set words to store.
     fn allot(&mut self, plan: &mut Plan) -> Result<(), Refusal> {
-        if plan.port.id.is_none() {
+        if plan.port.id.is_none() && !plan.removing {
             plan.port.id = Some(ServiceId(self.take_id(Map::Services)?));
         }
         for rec in plan.port.recs.iter_mut().filter(|rec| rec.id == BackendId(0)) {
             rec.id = BackendId(self.take_id(Map::Backends)?);
         }
+        let over = plan.port.unlinked.is_some_and(|since| self.epochs.is_over(since));
+        plan.draining = plan.removing && !over;
+        // Recovery may find frontends that lead to rows beyond the map: those have no words to store.
+        let has_row = plan.id().0 < self.limits.services;
         for which in Which::ALL {
-            let at = which as usize;
-            let used = plan.want.backends.iter().any(|b| if at == 0 { b.in_cluster } else { b.in_local })
-                || uses(which, &plan.want);
-            let over = plan.port.unused_since[at].is_some_and(|since| self.epochs.is_over(since));
-            plan.idle[at] = !used && !over && (plan.removing || plan.port.sets[at].count > 0);
-            if !plan.idle[at] && !plan.port.set_is(which, plan.want.has_any) {
-                plan.flips[at] = Some(self.flip(plan, which)?);
+            if has_row && !plan.draining && !plan.port.set_is(which, plan.want.has_any) {
+                plan.flips[which as usize] = Some(self.flip(plan, which)?);
             }
         }
         Ok(())
@@ -183,7 +182,7 @@ impl Book {
     /// Whether the endpoint row says what is wanted.
     pub(super) fn info_is(&self, rec: &Rec, want: &BackendWant) -> bool {
         let text_is = |id: TextId, text: Option<&str>| self.texts.text(id).map(|text| &**text) == text;
-        rec.bits.and(Bits::INFOS) == info_bits(want)
+        rec.bits.and(Bits::INFOS.or(Bits::INFO_DUE)) == info_bits(want)
             && text_is(rec.node, want.node.as_deref().filter(|text| !text.is_empty()))
             && text_is(TextId(u32::from(rec.zone)), want.zone.as_deref().filter(|text| !text.is_empty()))
     }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::plan::compile::{BackendWant, PortRows};
+use crate::plan::compile::BackendWant;
 use crate::plan::ids::{Epoch, Range};
 use crate::plan::rule::RuleSet;
 use crate::plan::table::{
@@ -32,6 +32,8 @@ impl Bits {
     pub(super) const INFO_TERMINATING: Bits = Bits(1 << 9);
     pub(super) const INFO_LOCAL: Bits = Bits(1 << 10);
     pub(super) const INFOS: Bits = Bits(0b11111 << 6);
+    /// That row is to be written again, its texts are interned.
+    pub(super) const INFO_DUE: Bits = Bits(1 << 15);
     /// The endpoint is wanted, and with these flags.
     pub(super) const WANTED: Bits = Bits(1 << 11);
     pub(super) const WANT_IN: [Bits; 2] = [Bits(1 << 12), Bits(1 << 13)];
@@ -163,7 +165,7 @@ impl Rec {
 }
 
 /// One ServicePort as the tables hold it. Every field is what the last successful write left.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Port {
     /// Its row; `None` before it has one.
     pub(super) id: Option<ServiceId>,
@@ -173,10 +175,10 @@ pub(super) struct Port {
     pub(super) sets: [SetWord; 2],
     /// The slots it holds for its sets.
     pub(super) ranges: [Option<Range>; 2],
-    /// Set words whose slots are not what they should be (found at recovery): flip in any case.
+    /// Set words that are unknown, or whose slots are not as they should be: store them in any case.
     pub(super) broken: [bool; 2],
-    /// When a set fell out of use; it is emptied a grace period later.
-    pub(super) unused_since: [Option<Epoch>; 2],
+    /// When the last frontend of a removed ServicePort went; its rows go a grace period later.
+    pub(super) unlinked: Option<Epoch>,
     /// The frontends that lead here, sorted by key.
     pub(super) frontends: Vec<(FrontendKey, FrontendKind)>,
     /// Its endpoints, sorted by address and port.
@@ -184,6 +186,21 @@ pub(super) struct Port {
 }
 
 impl Port {
+    /// One that has nothing in the tables yet, not even a row; what is in the row it gets is unknown.
+    pub(super) fn new() -> Port {
+        Port {
+            id: None,
+            named: None,
+            policy: Policy::UNUSED,
+            sets: [SetWord::default(); 2],
+            ranges: [None; 2],
+            broken: [true; 2],
+            unlinked: None,
+            frontends: Vec::new(),
+            recs: Vec::new(),
+        }
+    }
+
     /// Whether only its name, if that, is left in the tables.
     pub(super) fn is_bare(&self) -> bool {
         self.frontends.is_empty()
@@ -202,17 +219,6 @@ impl Port {
         self.sets[at].has_any == has_any
             && !self.broken[at]
             && self.recs.iter().all(|rec| rec.has(Bits::SLOT[at]) == rec.has(Bits::WANT_IN[at]))
-    }
-}
-
-/// Whether some traffic takes the set (CAT-1): internal traffic by the internal policy, external
-/// traffic by the external one, and pods and the node always take the Cluster set (POL-4, POL-5).
-pub(super) fn uses(which: Which, want: &PortRows) -> bool {
-    let external = want.frontends.iter().any(|(_, kind)| *kind != FrontendKind::ClusterIp);
-    let internal = want.frontends.iter().any(|(_, kind)| *kind == FrontendKind::ClusterIp);
-    match which {
-        Which::Cluster => internal && !want.policy.internal_local || external,
-        Which::Local => internal && want.policy.internal_local || external && want.policy.external_local,
     }
 }
 

@@ -76,7 +76,7 @@ impl Book {
             let state = Bits::of_state(row.state);
             if state != Bits::NONE || info.is_some() || linked.contains(&(row.service, *id)) {
                 let rec = self.found_rec(*id, row, info);
-                found.entry(row.service).or_default().recs.push(rec);
+                found.entry(row.service).or_insert_with(Port::new).recs.push(rec);
             }
         }
         for port in found.values_mut() {
@@ -119,7 +119,7 @@ impl Book {
                 .for_each(|rec| rec.set(Bits::SLOT[at]));
             let sorted = port.recs.iter().filter(|rec| rec.has(Bits::SLOT[at])).map(|rec| rec.id);
             let count = port.sets[at].count;
-            port.broken[at] = list.len() != count as usize || !sorted.eq(list.iter().copied());
+            port.broken[at] |= list.len() != count as usize || !sorted.eq(list.iter().copied());
             let range = Range { base: port.sets[at].base, len: count };
             port.ranges[at] = (count > 0 && self.slots.reserve(range)).then_some(range);
             port.broken[at] |= count > 0 && port.ranges[at].is_none();
@@ -132,7 +132,7 @@ impl Book {
         let mut owners: BTreeMap<FrontendKey, BTreeSet<ServiceId>> = BTreeMap::new();
         for (key, value) in &rows.frontends {
             let Some(id) = value.service else { continue };
-            found.entry(id).or_default().frontends.push((*key, value.kind));
+            found.entry(id).or_insert_with(Port::new).frontends.push((*key, value.kind));
             if value.kind == FrontendKind::ClusterIp {
                 owners.entry(FrontendKey::Active { addr: key.addr() }).or_default().insert(id);
             }
@@ -145,7 +145,7 @@ impl Book {
             };
             for id in ids {
                 if value.service.is_none() {
-                    found.entry(id).or_default().frontends.push((*key, value.kind));
+                    found.entry(id).or_insert_with(Port::new).frontends.push((*key, value.kind));
                 }
                 self.frontends.hold(*key, *value);
             }
@@ -184,11 +184,11 @@ fn nameless(id: ServiceId) -> ServicePortName {
 fn services(rows: &Rows) -> Found {
     let mut found = Found::new();
     for (id, name) in &rows.names {
-        found.entry(*id).or_default().named = Some(name.rules);
+        found.entry(*id).or_insert_with(Port::new).named = Some(name.rules);
     }
     for (id, row) in &rows.services {
-        let port = found.entry(*id).or_default();
-        (port.sets, port.policy) = (row.sets, row.policy);
+        let port = found.entry(*id).or_insert_with(Port::new);
+        (port.sets, port.policy, port.broken) = (row.sets, row.policy, [false; 2]);
     }
     found
 }

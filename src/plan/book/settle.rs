@@ -96,17 +96,13 @@ impl Book {
     /// Books a plan that has been written as far as it went.
     pub(super) fn settle(&mut self, mut plan: Plan, now: Duration, out: &mut Outcome) {
         self.close(&mut plan);
-        for at in [0, 1] {
-            let since = plan.port.unused_since[at];
-            plan.port.unused_since[at] = match plan.failed {
-                _ if !plan.idle[at] => None,
-                None => Some(since.unwrap_or(self.epochs.now())),
-                Some(_) => since,
-            };
+        let unlinked = plan.failed.is_none() && plan.draining;
+        if unlinked || !plan.removing {
+            plan.port.unlinked = plan.port.unlinked.or(Some(self.epochs.now())).filter(|_| unlinked);
         }
         let cause = match plan.failed.take() {
             Some(error) => Some(Cause::Error(error)),
-            None => (plan.blocked || plan.idle != [false; 2]).then_some(Cause::Grace),
+            None => (plan.blocked || plan.draining).then_some(Cause::Grace),
         };
         let (name, want) = (plan.name.clone(), (!plan.removing).then(|| std::mem::take(&mut plan.want)));
         self.shelve(plan);

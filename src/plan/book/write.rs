@@ -105,7 +105,10 @@ impl Book {
         };
         let clear = Step { make: |_, plan, _| Op::StatsClear(plan.id()), done: |_, _, _| {} };
         self.run(&gather(plans, fresh), plans, tables, &clear);
-        self.run(&gather(plans, fresh), plans, tables, &NAME);
+        let named = gather(plans, fresh);
+        self.run(&named, plans, tables, &NAME);
+        // The row is in use from here on, so that recovery looks at its set words.
+        self.run(&named, plans, tables, &POLICY);
         let new = gather_recs(plans, |_, rec| !rec.has(Bits::ROW));
         self.run(&new, plans, tables, &BACKEND);
         let slots = gather(plans, |plan, push| {
@@ -215,9 +218,9 @@ impl Book {
             }
             plan.port.recs = recs;
         }
-        let due = gather_recs(plans, |plan, rec| {
-            rec.has(Bits::WANTED) != rec.has(Bits::INFO)
-                && (rec.has(Bits::WANTED) || plan.final_state(rec) == Bits::NONE)
+        let due = gather_recs(plans, |plan, rec| match rec.has(Bits::WANTED) {
+            true => rec.has(Bits::INFO_DUE),
+            false => rec.has(Bits::INFO) && plan.final_state(rec) == Bits::NONE,
         });
         self.run(&due, plans, tables, &INFO);
     }
@@ -232,7 +235,7 @@ impl Book {
         self.texts.forget(rec.node);
         self.texts.forget(TextId(u32::from(rec.zone)));
         (rec.node, rec.zone) = (node, zone.0 as u16);
-        rec.clear(Bits::INFOS);
+        rec.set(Bits::INFO_DUE);
     }
 
     fn write_names(&mut self, plans: &mut [Plan], tables: &mut dyn Tables) {
@@ -246,7 +249,7 @@ impl Book {
 
     /// The row and the name of a ServicePort that is gone: the name last, since recovery finds rows by it.
     fn drop_rows(&mut self, plans: &mut [Plan], tables: &mut dyn Tables) {
-        let bare = |plan: &Plan| plan.removing && plan.idle == [false; 2] && plan.port.is_bare();
+        let bare = |plan: &Plan| plan.removing && !plan.draining && plan.port.is_bare();
         let used = gather(plans, |plan, push| {
             if bare(plan) && plan.port.policy != Policy::UNUSED {
                 push(plan.id().0, 0);
@@ -386,7 +389,7 @@ const INFO: Step = Step {
     done: |_, plan, item| {
         let bits = plan.wanted(&plan.port.recs[item]).map_or(Bits::NONE, info_bits);
         let rec = &mut plan.port.recs[item];
-        rec.clear(Bits::INFOS);
+        rec.clear(Bits::INFOS.or(Bits::INFO_DUE));
         rec.set(bits);
     },
 };

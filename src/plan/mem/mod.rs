@@ -98,9 +98,8 @@ impl MemTables {
     }
 
     fn used_services(&self) -> impl Iterator<Item = (ServiceId, ServiceRow)> {
-        let used = |row: &ServiceRow| *row != ServiceRow::default();
         let rows = self.services.iter().enumerate();
-        rows.filter(move |(_, row)| used(row)).map(|(id, row)| (ServiceId(id as u32), *row))
+        rows.filter(|(_, row)| row.policy.used).map(|(id, row)| (ServiceId(id as u32), *row))
     }
 
     fn service_mut(&mut self, id: ServiceId) -> Result<&mut ServiceRow, TableError> {

@@ -181,7 +181,9 @@ fn doctor_works_where_nothing_is_there_and_nothing_is_allowed() {
     for check in ["btf", "cgroup2", "bpffs"] {
         assert_eq!(finding(&findings, check)["state"], "missing", "{check}");
     }
-    for check in ["privileges", "bpf-syscall", "connect-hooks", "set-retval", "foreign-programs", "kube-proxy"] {
+    for check in
+        ["privileges", "bpf-syscall", "connect-hooks", "set-retval", "foreign-programs", "kube-proxy"]
+    {
         assert_eq!(finding(&findings, check)["state"], "failed", "{check}");
     }
     for bad in findings.as_array().into_iter().flatten().filter(|f| f["state"] != "ok") {

@@ -225,8 +225,10 @@ fn load_counts_backends_errors_and_times() -> Result<()> {
         let udp = LoadSpec::udp((one.ip6(), PORT)).mode(mode).ask_names().times(50);
         assert_eq!(client.call(RunLoad { load: udp })?.backends.get("one"), Some(&50), "{mode:?}");
     }
-    let kept = LoadSpec::tcp((two.ip4(), PORT)).mode(Mode::RequestResponse).for_ms(30);
-    assert!(client.call(RunLoad { load: kept })?.done > 10);
+    let kept = LoadSpec::tcp((two.ip4(), PORT)).mode(Mode::RequestResponse);
+    assert_eq!(client.call(RunLoad { load: kept.clone().times(100) })?.done, 100);
+    assert!(client.call(RunLoad { load: kept.clone().for_ms(30) })?.elapsed_us >= 30_000);
+    assert!(client.call(RunLoad { load: kept }).is_err(), "it would never end");
 
     // Load that goes on sees a server come and go.
     let spec = LoadSpec { pause_us: 200, count: None, ..spec.timeout_ms(1000) };
