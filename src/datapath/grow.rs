@@ -97,7 +97,7 @@ impl Datapath {
             let copied = if old.map_type() == libbpf_rs::MapType::Array {
                 copy_array(old, new).map(|words| {
                     if *name == Map::Stats.name() {
-                        counted = words
+                        counted = words;
                     }
                 })
             } else {

@@ -3,8 +3,6 @@
 //! [`Datapath`] is the agent's: it holds the tree's lock and writes. [`maps::Reader`] is everybody's: it
 //! takes no lock and only reads.
 
-#![allow(unsafe_code, reason = "bpf(2) and mapped tables; every block says what it stands on")]
-
 pub mod attach;
 pub mod feature;
 pub mod flows;
@@ -13,6 +11,7 @@ pub mod kernel;
 pub mod load;
 pub mod maps;
 pub mod pins;
+pub mod remove;
 mod skel;
 pub mod stats;
 mod sys;
@@ -68,7 +67,7 @@ impl Options {
 }
 
 /// The data path of one agent: its programs and the tables they read. Dropping it leaves the published
-/// data path in place; only [`cleanup`](crate::cli::cleanup) takes it down.
+/// data path in place; only [`remove::remove_all`] takes it down.
 #[derive(Debug)]
 pub struct Datapath {
     tree: Tree,

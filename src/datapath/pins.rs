@@ -149,6 +149,11 @@ pub enum LockError {
 }
 
 impl TreeLock {
+    /// Who holds the lock, without touching it: `pid 4711 (beeline run …)`. `None` if nobody does.
+    pub fn holder(tree: &Tree) -> Option<String> {
+        holder(&File::open(&tree.root).ok()?)
+    }
+
     /// Locks the tree, which must exist.
     ///
     /// # Errors

@@ -42,6 +42,39 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Res
         .map(drop)
 }
 
+/// Detaches the program of a link at once. Closing or unpinning a link does so some time later.
+pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: an open descriptor.
+    check(unsafe { libbpf_sys::bpf_link_detach(link.as_raw_fd()) }).map(drop)
+}
+
+/// Asks for a link without program and cgroup: `EBADF` where links exist.
+pub(crate) fn link_create_nothing() -> io::Result<()> {
+    // SAFETY: invalid descriptors are refused; no options.
+    check(unsafe {
+        libbpf_sys::bpf_link_create(-1, -1, libbpf_sys::BPF_CGROUP_INET4_CONNECT, std::ptr::null())
+    })
+    .map(drop)
+}
+
+/// Asks to update no link: `EBADF` where links can be updated.
+pub(crate) fn link_update_nothing() -> io::Result<()> {
+    // SAFETY: invalid descriptors are refused; no options.
+    check(unsafe { libbpf_sys::bpf_link_update(-1, -1, std::ptr::null()) }).map(drop)
+}
+
+/// The cookie of a socket, as BPF programs see it (`bpf_get_socket_cookie`).
+pub(crate) fn socket_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    let at: *mut u64 = &mut cookie;
+    // SAFETY: `at` and `len` describe 8 bytes that outlive the call.
+    let ret = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE, at.cast(), &mut len)
+    };
+    if ret == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Pins an object.
 pub(crate) fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
@@ -87,7 +120,6 @@ pub(crate) fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
 /// What the kernel says of a program.
 #[derive(Clone, Debug)]
 pub(crate) struct ProgFacts {
-    pub id: u32,
     pub name: String,
     /// The kernel's hash of its instructions, in hex.
     pub tag: String,
@@ -106,7 +138,7 @@ pub(crate) fn prog_facts(prog: BorrowedFd<'_>) -> io::Result<ProgFacts> {
     let name = unsafe { CStr::from_ptr(info.name.as_ptr()) }.to_string_lossy().into_owned();
     let used = (info.nr_map_ids as usize).min(maps.len());
     let tag = info.tag.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(ProgFacts { id: info.id, name, tag, maps: maps[..used].to_vec() })
+    Ok(ProgFacts { name, tag, maps: maps[..used].to_vec() })
 }
 
 /// The id of a map.

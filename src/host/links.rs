@@ -1,19 +1,23 @@
 //! Links: listed, made in pairs across namespaces, joined to a bridge, removed.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::LinkFlags;
 use rtnetlink::packet_route::link::{
     InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
 };
+use rtnetlink::packet_route::link::{LinkFlags, State};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::netlink::{IfThere, Netlink};
 
 /// The longest name of a link, in bytes.
 pub const NAME_MAX: usize = libc::IFNAMSIZ - 1;
+
+/// How long [`Netlink::await_running`] waits.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A link of a network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +32,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it was set up.
     pub up: bool,
+    /// Whether packets pass: it is up, so is what it stands on, and the kernel has acted on that.
+    pub running: bool,
     /// The index of what it stands on; for a veth its peer, in the peer's namespace.
     pub link: Option<u32>,
     /// The index of the bridge or bond it belongs to.
@@ -107,6 +113,29 @@ impl Netlink {
         self.change(RouteNetlinkMessage::SetLink(message)).with_context(|| format!("set link {name} up"))
     }
 
+    /// Waits until packets pass a link. After both ends of a veth pair are up, the kernel still has to
+    /// give the first of them its queue, which it does in the background (`linkwatch`); until then what
+    /// that end sends is lost, and a lost SYN costs a second.
+    ///
+    /// # Errors
+    /// There is no such link, or its other end is down for five seconds.
+    pub fn await_running(&mut self, name: &str) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !self
+            .find_link(name)?
+            .with_context(|| format!("there is no link {name}"))?
+            .running
+        {
+            ensure!(
+                Instant::now() < deadline,
+                "link {name} is not running: is its other end up?"
+            );
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        // The state is set before the queue, both under one lock (RTNL), which this has to wait for.
+        self.set_up(name)
+    }
+
     /// Joins a link to a bridge.
     ///
     /// # Errors
@@ -144,6 +173,7 @@ fn read(message: LinkMessage) -> Link {
         kind: None,
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        running: false,
         link: None,
         master: None,
         mac: None,
@@ -152,6 +182,7 @@ fn read(message: LinkMessage) -> Link {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::OperState(state) => link.running = state == State::Up,
             LinkAttribute::Link(index) => link.link = Some(index),
             LinkAttribute::Controller(index) => link.master = Some(index),
             LinkAttribute::Address(mac) => link.mac = Some(mac.to_vec()),

@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "the machine is reached by system calls that have no safe wrapper")]
 
 pub mod addrs;
+pub mod caps;
 pub mod cgroup;
 pub mod ethtool;
 pub mod kubeproxy;

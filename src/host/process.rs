@@ -1,6 +1,6 @@
 //! Processes: started in a namespace and a cgroup, known by pid and start time, ended for certain.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -13,6 +13,12 @@ use std::sync::mpsc::{Sender, channel};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, getpid, getppid, write};
 use serde::{Deserialize, Serialize};
 
 /// A process that cannot be mistaken for a later one with the same pid.
@@ -99,10 +105,9 @@ fn stat(pid: u32) -> Option<(u64, char)> {
 pub fn kill(pid: u32, signal: i32) -> Result<()> {
     let target =
         i32::try_from(pid).ok().filter(|&pid| pid > 0).with_context(|| format!("{pid} is no pid"))?;
-    // SAFETY: kill takes two numbers; a positive pid reaches that process only.
-    Errno::result(unsafe { libc::kill(target, signal) })
-        .map(drop)
-        .with_context(|| format!("send signal {signal} to process {pid}"))
+    let what = || format!("send signal {signal} to process {pid}");
+    let signal = Signal::try_from(signal).with_context(what)?;
+    nix::sys::signal::kill(Pid::from_raw(target), signal).with_context(what)
 }
 
 /// Where a child shall run.
@@ -146,7 +151,7 @@ fn spawner() -> &'static Sender<Job> {
 }
 
 fn prepare(command: &mut Command, place: Place) -> Result<()> {
-    let parent = std::process::id();
+    let parent = getpid();
     let mut files = Vec::new();
     for cgroup in &place.cgroups {
         let path = cgroup.join("cgroup.procs");
@@ -163,7 +168,7 @@ fn prepare(command: &mut Command, place: Place) -> Result<()> {
             die_with(parent)?;
             files.iter().try_for_each(|file| join(file))?;
             match &place.netns {
-                Some(fd) => Ok(Errno::result(libc::setns(fd.as_raw_fd(), libc::CLONE_NEWNET)).map(drop)?),
+                Some(fd) => Ok(setns(fd, CloneFlags::CLONE_NEWNET)?),
                 None => Ok(()),
             }
         });
@@ -172,25 +177,14 @@ fn prepare(command: &mut Command, place: Place) -> Result<()> {
 }
 
 /// Asks the kernel to kill this process when its parent ends, also if that has happened already.
-fn die_with(parent: u32) -> io::Result<()> {
-    // SAFETY: prctl and getppid take and return numbers.
-    unsafe {
-        Errno::result(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
-        if libc::getppid() as u32 != parent {
-            return Err(Errno::ESRCH.into());
-        }
-    }
-    Ok(())
+fn die_with(parent: Pid) -> io::Result<()> {
+    set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
 }
 
 /// Moves the calling process into the cgroup whose `cgroup.procs` this is.
-fn join(file: &CString) -> io::Result<()> {
-    // SAFETY: a zero-terminated path, a buffer of the length given, and a descriptor we have just opened.
-    unsafe {
-        let fd = Errno::result(libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC))?;
-        let written = Errno::result(libc::write(fd, c"0".as_ptr().cast(), 1));
-        libc::close(fd);
-        written.map(drop)?;
-    }
+fn join(file: &CStr) -> io::Result<()> {
+    let fd = open(file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    write(fd, b"0")?;
     Ok(())
 }

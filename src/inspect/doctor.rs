@@ -5,6 +5,7 @@
 
 mod checks;
 mod facts;
+mod probe;
 
 use serde::Serialize;
 

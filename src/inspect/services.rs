@@ -93,9 +93,12 @@ impl BackendUse {
     }
 }
 
+/// Namespace, name, port name and protocol: what both families of a port share.
+type PortKey = (Arc<str>, Arc<str>, Arc<str>, Protocol);
+
 /// The ports of all Services, or of one namespace's, sorted by name.
 pub fn list(view: &View, namespace: Option<&str>) -> Vec<ServiceEntry> {
-    let mut found: BTreeMap<(Arc<str>, Arc<str>, Arc<str>, Protocol), ServiceEntry> = BTreeMap::new();
+    let mut found: BTreeMap<PortKey, ServiceEntry> = BTreeMap::new();
     let mut frontends = frontends_of(view);
     let mut backends = backends_of(view);
     for (id, named) in &view.rows.names {

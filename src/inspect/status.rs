@@ -105,7 +105,7 @@ pub struct Counts {
     pub backends: usize,
 }
 
-/// Something that could not be done yet.
+/// Something that could not be done yet, or an object that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
     /// The row, file or object.

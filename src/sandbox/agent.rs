@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::tidy::{Estate, Made};
-use crate::host::cgroup;
 use crate::host::process::{self, Place, ProcessId};
+use crate::host::{cgroup, memory};
 
 /// How long an agent may take until it is ready.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,6 +33,8 @@ pub(super) struct AgentSpec {
     pub netns: OwnedFd,
     pub cgroup_root: PathBuf,
     pub bpf_root: PathBuf,
+    /// A cgroup of the v1 memory controller, where the machine has that.
+    pub memory_group: Option<PathBuf>,
     pub manifests: PathBuf,
     pub extra: Vec<String>,
 }
@@ -79,6 +81,16 @@ impl Agent {
     /// The log cannot be read.
     pub fn log(&self) -> Result<String> {
         std::fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))
+    }
+
+    /// What the kernel charges the agent with, in bytes: its own memory and that of the BPF maps it made,
+    /// also of agents before it on this node.
+    ///
+    /// # Errors
+    /// No memory controller is on for the agent's cgroup.
+    pub fn memory_charged(&self) -> Result<u64> {
+        let v2 = || self.spec.cgroup_root.join("agent");
+        memory::charged(&self.spec.memory_group.clone().unwrap_or_else(v2))
     }
 
     /// Whether the process is there.
@@ -138,9 +150,10 @@ impl Agent {
 
     fn launch(&mut self) -> Result<()> {
         let spec = &self.spec;
-        let home = spec.cgroup_root.join("agent");
-        cgroup::create(&home)?;
-        let place = Place { netns: Some(spec.netns.try_clone()?), cgroups: vec![home] };
+        let mut cgroups = vec![spec.cgroup_root.join("agent")];
+        cgroups.extend(spec.memory_group.clone());
+        cgroups.iter().try_for_each(|path| cgroup::create(path))?;
+        let place = Place { netns: Some(spec.netns.try_clone()?), cgroups };
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log = log.with_context(|| format!("create {}", self.log.display()))?;
         let mut command = self.command();

@@ -46,13 +46,28 @@ impl Shared {
         format!("{}-{}", netns_prefix(&self.estate, &self.name), parts.join("-"))
     }
 
+    /// The group of the v1 memory controller that is above those of the agents; `None` without v1.
+    pub fn memory_group(&self) -> Result<Option<PathBuf>> {
+        let Some(root) = cgroup::v1_memory_root()? else {
+            return Ok(None);
+        };
+        let path = root.join(format!("beeline-{}", self.estate.tag()));
+        self.make_cgroup(&path)?;
+        Ok(Some(path))
+    }
+
     pub fn plain_cgroup(&self) -> Result<PathBuf> {
         let path = self.cgroup.with_file_name(format!("beeline-{}-plain", self.estate.tag()));
-        if !path.exists() {
-            self.estate.note(Made::Cgroup(path.clone()))?;
-            cgroup::create(&path)?;
-        }
+        self.make_cgroup(&path)?;
         Ok(path)
+    }
+
+    fn make_cgroup(&self, path: &Path) -> Result<()> {
+        if !path.exists() {
+            self.estate.note(Made::Cgroup(path.to_owned()))?;
+            cgroup::create(path)?;
+        }
+        Ok(())
     }
 }
 

@@ -220,6 +220,7 @@ impl Node {
             netns: self.netns.as_fd().try_clone_to_owned()?,
             cgroup_root: self.cgroup.clone(),
             bpf_root: self.bpf_root.clone(),
+            memory_group: self.shared.memory_group()?.map(|group| group.join(&self.name)),
             manifests: manifests.to_owned(),
             extra: extra.iter().map(|&argument| argument.to_owned()).collect(),
         })

@@ -109,6 +109,8 @@ impl Router {
         here.set_up(port)?;
         let mut there = Netlink::open_in(netns.as_fd())?;
         there.set_up(UPLINK)?;
+        here.await_running(port)?;
+        there.await_running(UPLINK)?;
         for net in addresses.nets(24, 64) {
             there.add_address(UPLINK, net)?;
         }
@@ -221,6 +223,8 @@ pub fn attach_pod(node: &Netns, pod: &Netns, host_link: &str, addresses: Pair) -
     on_node.set_up(host_link)?;
     let mut in_pod = Netlink::open_in(pod.as_fd())?;
     in_pod.set_up(UPLINK)?;
+    on_node.await_running(host_link)?;
+    in_pod.await_running(UPLINK)?;
     for net in addresses.nets(32, 128) {
         on_node.add_route(Route { to: net, via: None, link: host_link, onlink: false })?;
         in_pod.add_address(UPLINK, net)?;

@@ -132,6 +132,7 @@ impl Estate {
         let made = std::mem::take(&mut state.made);
         let undone = undo(&made);
         if undone.is_ok() {
+            remove_traces(&self.dir, &made)?;
             remove_dir(&self.dir)?;
         }
         undone
@@ -217,7 +218,40 @@ fn sweep_one(dir: &Path) -> Result<()> {
     // A last line cut short stands for something that was never made.
     let made: Vec<Made> = record.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     undo(&made)?;
+    remove_traces(dir, &made)?;
     remove_dir(dir)
+}
+
+/// Removes what agents of a sandbox have left in [`RUN_DIR`]: the state file of one that was killed,
+/// known by the process it names, and logs of the verifier, known by the pins' path in their names.
+fn remove_traces(dir: &Path, made: &[Made]) -> Result<()> {
+    let tree = dir.to_string_lossy().trim_matches('/').replace('/', "_") + "_";
+    for entry in fs::read_dir(RUN_DIR).with_context(|| format!("read {RUN_DIR}"))?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let of_ours = |thing: &Made| match thing {
+            Made::Process(id) => name.ends_with(&format!(".{}.new", id.pid)) || describes(&entry.path(), *id),
+            _ => false,
+        };
+        if name.starts_with(&tree) || made.iter().any(of_ours) {
+            // Gone already is as good.
+            fs::remove_file(entry.path()).ok();
+        }
+    }
+    Ok(())
+}
+
+/// Whether this is the state file of that process.
+fn describes(file: &Path, process: ProcessId) -> bool {
+    #[derive(Deserialize)]
+    struct Owner {
+        pid: u32,
+        started: u64,
+    }
+    if file.extension().is_none_or(|extension| extension != "json") {
+        return false;
+    }
+    let owner = fs::read(file).ok().and_then(|text| serde_json::from_slice::<Owner>(&text).ok());
+    owner.is_some_and(|owner| owner.pid == process.pid && owner.started == process.start_time)
 }
 
 /// Removes things, in the order they depend on each other. What is not there is no error.

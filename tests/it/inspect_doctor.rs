@@ -24,7 +24,7 @@ fn healthy() -> Facts {
             net_classes: Vec::new(),
             both_in_socket: true,
         },
-        bpffs: Bpffs { path: PathBuf::from("/sys/fs/bpf"), mounted: true, known: true },
+        bpffs: Bpffs { path: PathBuf::from("/sys/fs/bpf"), mounted: true, mounted_by_run: true, known: true },
         memlock: Memlock { charged: Some(false), limit: Some(8 << 20) },
         jit: Some(1),
         unprivileged_bpf_disabled: Some(2),
@@ -45,7 +45,12 @@ fn nothing() -> Facts {
         bpf: Err(no(libc::EPERM, "make a map: Operation not permitted")),
         btf: false,
         cgroup: Cgroup::default(),
-        bpffs: Bpffs { path: PathBuf::from("/sys/fs/bpf"), mounted: false, known: false },
+        bpffs: Bpffs {
+            path: PathBuf::from("/sys/fs/bpf"),
+            mounted: false,
+            mounted_by_run: true,
+            known: false,
+        },
         memlock: Memlock { charged: None, limit: Some(65536) },
         jit: None,
         unprivileged_bpf_disabled: None,
@@ -143,6 +148,7 @@ const CASES: &[Case] = &[
     ("cgroup2", |f| f.cgroup.root = None, State::Missing, false),
     ("cgroup2", |f| f.cgroup.whole = false, State::Narrowed, true),
     ("bpffs", |f| f.bpffs.mounted = false, State::Narrowed, true),
+    ("bpffs", |f| (f.bpffs.mounted, f.bpffs.mounted_by_run) = (false, false), State::Missing, false),
     ("memlock", |f| f.memlock.charged = Some(true), State::Ok, true),
     ("jit", |f| f.jit = Some(0), State::Narrowed, true),
     ("jit", |f| f.jit = None, State::Ok, true),
@@ -211,4 +217,18 @@ fn a_foreign_program_that_was_attached_alone_keeps_ours_out() {
     assert_eq!((foreign(true).0.state, foreign(true).1), (State::Failed, false));
     assert_eq!((foreign(false).0.state, foreign(false).1), (State::Narrowed, true));
     assert!(foreign(true).0.found.contains("other (id 7)"));
+}
+
+#[test]
+fn every_check_has_a_paragraph_for_the_operator() {
+    let text = include_str!("../../docs/troubleshooting.md");
+    let checks = examine(&healthy()).into_iter().map(|f| f.check);
+    let features = beeline::datapath::feature::FEATURES.iter().map(|f| f.name.to_owned());
+    let ours = ["connect4", "set-retval"]; // the features `healthy` makes up
+    for check in checks.filter(|check| !ours.contains(&check.as_str())).chain(features) {
+        assert!(
+            text.contains(&format!("\n### {check}\n")),
+            "docs/troubleshooting.md says nothing of {check}"
+        );
+    }
 }

@@ -1,7 +1,12 @@
 //! Integration tests, one crate so that the library is linked once. What needs root is in modules
 //! called `root`.
 
+mod book;
+mod book_model;
 mod house;
 mod inspect;
 mod inspect_doctor;
 mod root;
+mod simulation;
+mod simulation_events;
+mod simulation_reader;

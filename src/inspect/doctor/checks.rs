@@ -1,12 +1,7 @@
 //! The checks: facts to findings, pure.
 
 use super::{Facts, FeatureFact, Finding, MAIN_JOB, Pins, State};
-
-/// Capabilities by bit (`linux/capability.h`).
-const CAP_NET_ADMIN: u64 = 1 << 12;
-const CAP_SYS_ADMIN: u64 = 1 << 21;
-const CAP_SYS_RESOURCE: u64 = 1 << 24;
-const CAP_BPF: u64 = 1 << 39;
+use crate::host::caps;
 
 fn has(facts: &Facts, capability: u64) -> bool {
     facts.capabilities.is_some_and(|all| all & capability != 0)
@@ -20,11 +15,11 @@ pub(super) fn privileges(facts: &Facts) -> Finding {
             .lose("nothing is known of this process's capabilities")
             .next("mount /proc");
     }
-    if has(facts, CAP_SYS_ADMIN) && has(facts, CAP_NET_ADMIN) {
+    if has(facts, caps::SYS_ADMIN) && has(facts, caps::NET_ADMIN) {
         return Finding::ok(CHECK, "CAP_SYS_ADMIN, CAP_NET_ADMIN").needed();
     }
-    if has(facts, CAP_SYS_ADMIN) || (has(facts, CAP_BPF) && has(facts, CAP_NET_ADMIN)) {
-        let (have, lack, lose) = if has(facts, CAP_SYS_ADMIN) {
+    if has(facts, caps::SYS_ADMIN) || (has(facts, caps::BPF) && has(facts, caps::NET_ADMIN)) {
+        let (have, lack, lose) = if has(facts, caps::SYS_ADMIN) {
             ("CAP_SYS_ADMIN", "CAP_NET_ADMIN", "netfilter rules of others cannot be seen")
         } else {
             (
@@ -39,7 +34,7 @@ pub(super) fn privileges(facts: &Facts) -> Finding {
             .needed();
     }
     let lacking: Vec<&str> =
-        [(CAP_BPF, "CAP_BPF"), (CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_SYS_ADMIN, "CAP_SYS_ADMIN")]
+        [(caps::BPF, "CAP_BPF"), (caps::NET_ADMIN, "CAP_NET_ADMIN"), (caps::SYS_ADMIN, "CAP_SYS_ADMIN")]
             .into_iter()
             .filter(|(bit, _)| !has(facts, *bit))
             .map(|(_, name)| name)
@@ -135,7 +130,7 @@ pub(super) fn bpffs(facts: &Facts) -> Finding {
         return Finding::ok(CHECK, path.to_string()).needed();
     }
     let mount = format!("mount -t bpf bpf {path}");
-    if bpffs.known && has(facts, CAP_SYS_ADMIN) {
+    if bpffs.known && bpffs.mounted_by_run && has(facts, caps::SYS_ADMIN) {
         return Finding::bad(CHECK, State::Narrowed, format!("none at {path}"))
             .lose("nothing while the mount that `beeline run` makes stays; in a container it goes with the container")
             .next(format!("{mount} on the host, at each boot"))
@@ -156,7 +151,7 @@ pub(super) fn memlock(facts: &Facts) -> Finding {
         (_, None) => return Finding::ok(CHECK, "no limit"),
         (_, Some(limit)) => limit,
     };
-    if has(facts, CAP_SYS_RESOURCE) {
+    if has(facts, caps::SYS_RESOURCE) {
         return Finding::ok(CHECK, format!("{limit} bytes, which the agent may raise"));
     }
     Finding::bad(
@@ -188,7 +183,7 @@ pub(super) fn unprivileged_bpf(facts: &Facts) -> Finding {
             .lose("nothing of Beeline; but any user of this machine may load BPF programs")
             .next("sysctl -w kernel.unprivileged_bpf_disabled=2"),
         Some(value) => Finding::ok(CHECK, format!("kernel.unprivileged_bpf_disabled is {value}")),
-        None => Finding::ok(CHECK, "the kernel has no such setting"),
+        None => Finding::ok(CHECK, "not to be seen from here"),
     }
 }
 

@@ -67,6 +67,9 @@ impl Drop for Rig {
 
 fn walk(root: &Path, dir: &Path, found: &mut Vec<String>) {
     for entry in fs::read_dir(dir).unwrap().flatten() {
+        if entry.file_name().to_string_lossy().contains('.') {
+            continue; // maps.debug and progs.debug come with the bpffs
+        }
         found.push(entry.path().strip_prefix(root).unwrap().to_string_lossy().into_owned());
         if entry.path().is_dir() {
             walk(root, &entry.path(), found);
@@ -149,6 +152,29 @@ fn dials_when_it_is_a_second_process() {
     }
     errors.dedup();
     println!("last: {count} {}", errors.join("; "));
+}
+
+/// Tells a second process to learn the cookie of its namespace, and its cgroup.
+const LEARN: &str = "BEELINE_TEST_LEARN";
+
+/// The cookie of this namespace, as a process in the rig's cgroup learns it by the program.
+pub fn learn_in(rig: &Rig) -> u64 {
+    let done = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "root::datapath_rig::learns_when_it_is_a_second_process", "--nocapture"])
+        .env(LEARN, &rig.cgroup)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    let cookie = text.lines().find_map(|line| line.split_once("cookie: ")?.1.trim().parse().ok());
+    cookie.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&done.stderr)))
+}
+
+/// The body of the second process; nothing in the first one.
+#[test]
+fn learns_when_it_is_a_second_process() {
+    let Some(cgroup) = std::env::var_os(LEARN) else { return };
+    fs::write(Path::new(&cgroup).join("cgroup.procs"), std::process::id().to_string()).unwrap();
+    println!("cookie: {}", beeline::datapath::kernel::learn_netns_cookie(Path::new(&cgroup)).unwrap());
 }
 
 /// Connects, reads the one byte a [`Server`] sends, and closes without leaving TIME_WAIT behind.

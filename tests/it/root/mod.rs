@@ -3,5 +3,9 @@
 mod datapath;
 mod datapath_life;
 mod datapath_rig;
+mod inspect;
 mod sandbox;
 mod sock;
+
+mod sandbox_agent;
+mod sandbox_tidy;

@@ -1,0 +1,66 @@
+//! How long 100,000 backends take from objects to complete tables, and what the agent weighs.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use beeline::host::cgroup;
+use beeline::host::memory::{self, MemoryGroup};
+use beeline::sandbox::report::Row;
+
+use super::{Bench, manifests};
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// Memory of an agent ten seconds after it is ready, and the load of 100,000 backends.
+pub(crate) fn measure(bench: &mut Bench) -> Result<()> {
+    for (case, size, backends, goal) in [("services=10", 10, 10, 15.0), ("services=10000x10", 10_000, 10, 60.0)] {
+        if bench.wants("rss_mib", case) || bench.wants("memcg_mib_info", case) {
+            of_size(bench, case, size, backends, goal)?;
+        }
+    }
+    Ok(())
+}
+
+fn of_size(bench: &mut Bench, case: &str, size: u32, backends: u32, goal: f64) -> Result<()> {
+    let node = bench.sandbox.add_node(&format!("w{size}"))?;
+    let directory = manifests::directory(bench.sandbox.dir(), &format!("w{size}"))?;
+    manifests::each(&directory, size, |at| manifests::nowhere(at, backends, 8080))?;
+    // A child is charged to the group its parent is in when it starts.
+    let group = MemoryGroup::create(&format!("beeline-bench-{}", std::process::id()));
+    let home = group.as_ref().ok().map(Guest::enter).transpose()?;
+    let agent = node.start_agent(&directory, &[])?;
+    drop(home);
+    std::thread::sleep(Duration::from_secs(if bench.quick { 3 } else { 10 }));
+    let rss = memory::rss_of(agent.pid()?)? as f64 / MIB;
+    bench.push(Row::single(case, "rss_mib", rss, "MiB").goal(goal));
+    match &group {
+        Ok(group) => {
+            let charged = group.charged()? as f64 / MIB;
+            bench.push(Row::single(case, "memcg_mib_info", charged, "MiB"));
+        }
+        Err(error) => eprintln!("  memcg_mib_info {case}: skipped: {error:#}"),
+    }
+    drop(agent);
+    Ok(())
+}
+
+/// This process, as long as it is in a memory group; children that start meanwhile stay there.
+struct Guest {
+    home: std::path::PathBuf,
+}
+
+impl Guest {
+    fn enter(group: &MemoryGroup) -> Result<Guest> {
+        let home = group.path().parent().context("the memory group has a parent")?.to_owned();
+        cgroup::put(group.path(), std::process::id())?;
+        Ok(Guest { home })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if let Err(error) = cgroup::put(&self.home, std::process::id()) {
+            eprintln!("{error:#}");
+        }
+    }
+}
