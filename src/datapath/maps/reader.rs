@@ -14,8 +14,8 @@ use crate::datapath::load::GROUPS;
 use crate::datapath::pins::{Side, Tree};
 use crate::datapath::{sys, wire};
 use crate::plan::table::{
-    BackendId, BackendRow, Frontend, FrontendKey, Limits, Lookup, Map, PrefixClass, Rows,
-    ServiceId, ServiceName, ServiceRow, SetWord, Settings, Which,
+    BackendId, BackendRow, Frontend, FrontendKey, Limits, Lookup, Map, PrefixClass, Rows, ServiceId,
+    ServiceName, ServiceRow, SetWord, Settings, Which,
 };
 
 /// Why there is nothing to read.
@@ -141,18 +141,21 @@ impl Reader {
     fn array_rows(&self, rows: &mut Rows) -> io::Result<()> {
         let services = self.array(Map::Services.name())?;
         let service = |(id, row)| (ServiceId(id), wire::read_service(&row));
-        rows.services = services.into_iter().map(service).filter(|(_, row)| row.policy.used).collect();
+        rows.services = services.into_iter().map(service).collect();
         let mut slots: Vec<u32> = Vec::new();
-        scan_array(self.map(Map::Slots.name()), 0, u32::MAX, |_, value| slots.extend(wire::read::<u32>(value)))?;
+        scan_array(self.map(Map::Slots.name()), 0, u32::MAX, |_, value| {
+            slots.extend(wire::read::<u32>(value))
+        })?;
         for (id, row) in &rows.services {
-            for which in Which::ALL {
+            for which in Which::ALL.into_iter().filter(|which| row.sets[*which as usize].count > 0) {
                 let ids = range_of(&slots, row.sets[which as usize]);
                 rows.slots.push((*id, which, ids.iter().copied().map(BackendId).collect()));
             }
         }
         let backends = self.array(Map::Backends.name())?;
         let backend = |(id, row)| (BackendId(id), wire::read_backend(&row));
-        rows.backends = backends.into_iter().map(backend).filter(|(_, row)| row.state.generation != 0).collect();
+        rows.backends =
+            backends.into_iter().map(backend).filter(|(_, row)| row.state.generation != 0).collect();
         let endpoints = self.array(Map::Endpoints.name())?;
         let endpoint = |(id, row)| (BackendId(id), wire::read_endpoint(&row));
         rows.endpoints = endpoints.into_iter().map(endpoint).filter(|(_, info)| info.used).collect();

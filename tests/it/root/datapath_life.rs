@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use beeline::datapath::maps::{OpenError, Reader};
 use beeline::datapath::pins::{Side, Tree};
-use beeline::datapath::{Datapath, SMALLEST, attach, feature, kernel, load, remove};
+use beeline::datapath::{Datapath, Options, SMALLEST, attach, feature, kernel, load, remove};
 use beeline::plan::table::*;
 
 use super::datapath::{STATE, VIP, every_op, service};
-use super::datapath_rig::{Dialler, Rig, Server, learn_in};
+use super::datapath_rig::{Dialler, Grower, Rig, Server, learn_in};
 
 fn tables_dir(rig: &Rig, side: Side) -> std::path::PathBuf {
     Tree::new(&rig.bpf_root()).dir(load::group_of("bl_frontends").unwrap(), side)
@@ -157,6 +157,51 @@ fn a_start_after_a_kill_finds_the_live_tables() {
     assert_eq!(again.reader().unwrap().rows().unwrap(), before);
     assert!(!tables_dir(&rig, Side::New).exists() && !tables_dir(&rig, Side::Old).exists());
     assert!(place.exists());
+}
+
+#[test]
+fn an_agent_killed_at_any_moment_leaves_tables_that_serve_and_are_adopted() {
+    let rig = Rig::new();
+    let server = Server::start();
+    let mut datapath = rig.open();
+    datapath.apply_all(&every_op());
+    datapath.apply_all(&service(&[server.addr]));
+    datapath.publish().unwrap();
+    let before = datapath.reader().unwrap().rows().unwrap();
+    drop(datapath);
+    let dialler = Dialler::start(&rig, VIP);
+    for round in 0..12 {
+        let grower = Grower::start(&rig);
+        std::thread::sleep(Duration::from_millis(7 * round));
+        grower.kill();
+        let mut again = rig.open();
+        assert!(!again.is_fresh(), "round {round}: {:?}", rig.pins());
+        assert_eq!(again.reader().unwrap().rows().unwrap(), before, "round {round}");
+        again.publish().unwrap();
+        assert!(again.is_published());
+        let left = rig.pins().into_iter().find(|pin| pin.contains("-new") || pin.contains("-grown"));
+        assert_eq!(left, None, "round {round}");
+    }
+    let (_, errors) = dialler.stop();
+    assert_eq!(errors, "");
+}
+
+#[test]
+fn a_rejected_unit_says_what_the_kernel_said_and_leaves_nothing_half_made() {
+    let rig = Rig::new();
+    // A map without rows is something every kernel refuses.
+    let limits = Limits { slots: 0, ..SMALLEST };
+    let refused = format!("{:#}", Datapath::open(&Options { limits, ..rig.options() }).unwrap_err());
+    let log = Tree::new(&rig.bpf_root()).log("socket");
+    for part in ["unit socket (feature socket_lb)", "bl_slots", &log.display().to_string()] {
+        assert!(refused.contains(part), "{part}: {refused}");
+    }
+    assert!(fs::read_to_string(&log).unwrap().contains("bl_slots"));
+    assert_eq!(rig.pins(), ["beeline"]);
+    // The next start is none the worse, and cleanup takes the log along.
+    rig.open().publish().unwrap();
+    assert!(remove::remove_all(&rig.bpf_root()).unwrap().paths.contains(&log));
+    assert!(!log.exists());
 }
 
 #[test]
