@@ -269,7 +269,7 @@ fn threads_of_one_socket_agree_on_a_backend() {
     alone("threads_of_one_socket_agree_on_a_backend", |world| {
         world.udp_service(1, &servers(4));
         world.udp_service(2, &servers(4));
-        for round in 0..1000 {
+        for round in 0..200 {
             let socket = client();
             assert!(race(&socket, vip(1)), "round {round}, first frontend");
             assert!(race(&socket, vip(2)), "round {round}, further frontend");
