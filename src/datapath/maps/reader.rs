@@ -144,7 +144,7 @@ impl Reader {
         rows.services = services.into_iter().map(service).collect();
         let mut slots: Vec<u32> = Vec::new();
         scan_array(self.map(Map::Slots.name()), 0, u32::MAX, |_, value| {
-            slots.extend(wire::read::<u32>(value))
+            slots.extend(wire::read::<u32>(value));
         })?;
         for (id, row) in &rows.services {
             for which in Which::ALL.into_iter().filter(|which| row.sets[*which as usize].count > 0) {

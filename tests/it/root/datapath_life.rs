@@ -1,5 +1,7 @@
 //! The life of the pins: adoption, growth, locks, repair, cleanup.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is the verdict")]
+
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
@@ -110,7 +112,6 @@ fn growth_keeps_every_row_and_no_connection_fails() {
     let last = SMALLEST.backends * 8 - 1;
     let row = BackendRow { addr: VIP.ip(), port: 1, service: ServiceId(3), state: STATE };
     assert_eq!(datapath.apply(&Op::Backend(BackendId(last), row)), Ok(()));
-    drop(server);
     std::thread::sleep(Duration::from_millis(20));
     let (count, errors) = dialler.stop();
     assert_eq!(errors, "");

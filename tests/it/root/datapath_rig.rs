@@ -1,5 +1,7 @@
 //! A place to run a data path in: a bpffs and a cgroup of its own, gone on drop.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is the verdict")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -57,9 +59,7 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         let tree = pins::Tree::new(&self.bpf_root());
-        for unit in ["socket"] {
-            let _ = fs::remove_file(tree.log(unit));
-        }
+        let _ = fs::remove_file(tree.log("socket"));
         let _ = fs::remove_dir(pins::RUN_DIR);
         let _ = umount2(&self.bpf_root(), MntFlags::MNT_DETACH);
         let _ = fs::remove_dir(&self.cgroup);
