@@ -76,7 +76,9 @@ quietly() {
 packages() {
 	case $1 in
 	build)
-		# libzstd: newer Debian's libelf.a refers to it.
+		# libelf is built from source into the binary, for which the autotools are:
+		# newer Debian's libelf.a refers to a library that is not packaged. The build
+		# script links the packaged ones.
 		cat <<-'LIST'
 			clang clang
 			gcc gcc
@@ -85,7 +87,14 @@ packages() {
 			pkg-config pkg-config
 			libelf-dev /usr/include/libelf.h
 			zlib1g-dev /usr/include/zlib.h
-			libzstd-dev /usr/include/zstd.h
+			autoconf autoconf
+			automake automake
+			autopoint autopoint
+			flex flex
+			bison bison
+			gawk gawk
+			gettext gettext
+			libtool libtoolize
 		LIST
 		;;
 	qemu)
