@@ -9,11 +9,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use libbpf_cargo::SkeletonBuilder;
-use libbpf_rs::btf::types::{Array, Composite, Int, MemberAttr};
-use libbpf_rs::btf::{Btf, BtfKind, BtfType, HasSize, TypeId};
-use libbpf_rs::{AsRawLibbpf, Linker, ObjectBuilder, OpenMap};
+use libbpf_rs::btf::types::{Array, Composite, DataSec, Int, MemberAttr, Ptr, Var};
+use libbpf_rs::btf::{Btf, BtfKind, BtfType, HasSize, ReferencesType, TypeId};
+use libbpf_rs::{Linker, ObjectBuilder, OpenMap};
 
 /// The groups of maps, each with a pin folder of its own, and who belongs to it. A map that is
 /// missing here fails the build.
@@ -41,7 +41,7 @@ const PRIVATE: [&str; 1] = ["bl_aid"];
 
 fn main() -> Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is set by cargo")?);
-    for path in ["bpf", "vmlinux", "build.rs"] {
+    for path in ["bpf", "tests/bpf", "vmlinux", "build.rs"] {
         println!("cargo:rerun-if-changed={path}");
     }
     println!("cargo:rerun-if-env-changed=CLANG");
@@ -56,6 +56,8 @@ fn main() -> Result<()> {
         }
         linker.link().context("join the BPF objects")?;
     }
+    let test = compile(Path::new("tests/bpf/lb_test.bpf.c"), &headers, &out)?;
+    println!("cargo:rustc-env=BEELINE_LB_TEST={}", test.display());
     SkeletonBuilder::new().obj(&joined).reference_obj(true).generate(out.join("beeline.skel.rs"))?;
     fs::write(out.join("layout.rs"), layout(&joined)?).context("write layout.rs")
 }
@@ -92,7 +94,8 @@ fn compile(source: &Path, headers: &Path, out: &Path) -> Result<PathBuf> {
         other => bail!("Beeline is built for x86_64 and aarch64; vmlinux/{other}/vmlinux.h does not exist"),
     };
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
-    let name = source.file_name().context("a source has a name")?.to_string_lossy().replace(".bpf.c", ".bpf.o");
+    let name =
+        source.file_name().context("a source has a name")?.to_string_lossy().replace(".bpf.c", ".bpf.o");
     let object = out.join(name);
     let done = Command::new(&clang)
         .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror", "-fno-stack-protector", define])
@@ -103,8 +106,17 @@ fn compile(source: &Path, headers: &Path, out: &Path) -> Result<PathBuf> {
         .arg("-o")
         .arg(&object)
         .output()
-        .with_context(|| format!("{clang} cannot be started: install it (Debian: apt-get install clang), or name one in CLANG"))?;
-    ensure!(done.status.success(), "{} does not compile:\n{}", source.display(), String::from_utf8_lossy(&done.stderr));
+        .with_context(|| {
+            format!(
+                "{clang} cannot be started: install it (Debian: apt-get install clang), or name one in CLANG"
+            )
+        })?;
+    ensure!(
+        done.status.success(),
+        "{} does not compile:\n{}",
+        source.display(),
+        String::from_utf8_lossy(&done.stderr)
+    );
     Ok(object)
 }
 
@@ -127,11 +139,18 @@ fn layout(joined: &Path) -> Result<String> {
             };
             writeln!(whole, "{described}")?;
         }
-        writeln!(text, "    Group {{ name: {group:?}, layout: \"{:016x}\", maps: &{members:?} }},", fnv(&whole))?;
+        writeln!(
+            text,
+            "    Group {{ name: {group:?}, layout: \"{:016x}\", maps: &{members:?} }},",
+            fnv(&whole)
+        )?;
     }
     for (name, _) in &maps {
         let known = GROUPS.iter().any(|(_, members)| members.contains(&name.as_str()));
-        ensure!(known, "the map {name} is in no group of build.rs: add it to one, which decides where it is pinned");
+        ensure!(
+            known,
+            "the map {name} is in no group of build.rs: add it to one, which decides where it is pinned"
+        );
     }
     text.push_str("];\n");
     Ok(text)
@@ -139,20 +158,34 @@ fn layout(joined: &Path) -> Result<String> {
 
 /// A map as its readers depend on it. `max_entries` is left out: it is set to need.
 fn describe_map(btf: &Btf<'_>, map: &OpenMap<'_>) -> Result<String> {
-    let raw = map.as_libbpf_object().as_ptr();
-    // SAFETY: `raw` is the valid map `map` borrows, and these two only read it.
-    let (key, value) =
-        unsafe { (libbpf_sys::bpf_map__btf_key_type_id(raw), libbpf_sys::bpf_map__btf_value_type_id(raw)) };
+    let name = map.name().to_string_lossy();
+    let part =
+        |part| describe_type(btf, map_part(btf, &name, part)?).with_context(|| format!("{part} of {name}"));
     Ok(format!(
-        "{} {:?} flags {:#x} key {} {} value {} {}",
-        map.name().to_string_lossy(),
+        "{name} {:?} flags {:#x} key {} {} value {} {}",
         map.map_type(),
         map.map_flags(),
         map.key_size(),
-        describe_type(btf, key.into())?,
+        part("key")?,
         map.value_size(),
-        describe_type(btf, value.into())?,
+        part("value")?,
     ))
+}
+
+/// The type of a map's `key` or `value`, from its definition in `.maps`: a variable whose struct holds
+/// pointers to both types.
+fn map_part(btf: &Btf<'_>, map: &str, part: &str) -> Result<TypeId> {
+    let maps: DataSec<'_> = btf.type_by_name(".maps").context("no .maps section")?;
+    let variable = maps
+        .iter()
+        .filter_map(|info| btf.type_by_id::<Var<'_>>(info.ty))
+        .find(|variable| variable.name().is_some_and(|name| name == map))
+        .context("not in .maps")?;
+    let definition = variable.referenced_type().skip_mods_and_typedefs();
+    let definition = Composite::try_from(definition).map_err(|_| anyhow!("is no struct"))?;
+    let member = definition.iter().find(|member| member.name.is_some_and(|name| name == part));
+    let pointer: Ptr<'_> = member.and_then(|member| btf.type_by_id(member.ty)).context("has no __type()")?;
+    Ok(pointer.referenced_type_id())
 }
 
 /// A type with everything that moves a byte: names, offsets, sizes, all the way down.
@@ -161,14 +194,14 @@ fn describe_type(btf: &Btf<'_>, id: TypeId) -> Result<String> {
     let ty = ty.skip_mods_and_typedefs();
     let name = ty.name().unwrap_or_default().to_string_lossy().into_owned();
     match ty.kind() {
-        BtfKind::Int => Ok(format!("int{}", Int::try_from(ty).map_err(|_| anyhow::anyhow!("int"))?.bits)),
+        BtfKind::Int => Ok(format!("int{}", Int::try_from(ty).map_err(|_| anyhow!("int"))?.bits)),
         BtfKind::Enum | BtfKind::Enum64 => Ok(format!("enum {name}")),
         BtfKind::Array => {
-            let array = Array::try_from(ty).map_err(|_| anyhow::anyhow!("array"))?;
+            let array = Array::try_from(ty).map_err(|_| anyhow!("array"))?;
             Ok(format!("{}[{}]", describe_type(btf, array.ty())?, array.capacity()))
         }
         BtfKind::Struct | BtfKind::Union => {
-            let composite = Composite::try_from(ty).map_err(|_| anyhow::anyhow!("struct"))?;
+            let composite = Composite::try_from(ty).map_err(|_| anyhow!("struct"))?;
             let mut text = format!("{name} {} {{", composite.size());
             for member in composite.iter() {
                 let (MemberAttr::Normal { offset } | MemberAttr::BitField { offset, .. }) = member.attr;
@@ -183,5 +216,6 @@ fn describe_type(btf: &Btf<'_>, id: TypeId) -> Result<String> {
 
 /// FNV-1a, 64 bits: stable over toolchains, which the hashers of std are not.
 fn fnv(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }

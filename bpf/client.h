@@ -7,9 +7,9 @@
 #include "maps.h"
 
 enum bl_client {
-	BL_CLIENT_OUTSIDE = 0,	 /* not on this node, or not known to be */
-	BL_CLIENT_POD = 1,	 /* a pod of this node */
-	BL_CLIENT_HOST = 2,	 /* the namespace the agent runs in (DEC-4) */
+	BL_CLIENT_OUTSIDE = 0,	   /* not on this node, or not known to be */
+	BL_CLIENT_POD = 1,	   /* a pod of this node */
+	BL_CLIENT_HOST = 2,	   /* the namespace the agent runs in (DEC-4) */
 	BL_CLIENT_PACKET_ONLY = 3, /* left to the packet path */
 };
 

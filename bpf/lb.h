@@ -17,6 +17,14 @@
 #define BL_NSEC_PER_SEC 1000000000ULL
 #define BL_EEXIST 17
 
+/*
+ * Writes a row, or inserts one unless the key has one: 0, -BL_EEXIST, or another error
+ * if the map is full. Before d7ba4cc900bf (v6.4) the inlined call leaves the upper half
+ * of the result as it was, so that a negative one is negative only as an int.
+ */
+#define bl_map_put(map, key, value) ((int)bpf_map_update_elem(map, key, value, BPF_ANY))
+#define bl_map_insert(map, key, value) ((int)bpf_map_update_elem(map, key, value, BPF_NOEXIST))
+
 /* Reads of one frontend before it counts as missing; a second one is already rare. */
 #define BL_LOOKUP_TRIES 4
 
@@ -60,7 +68,7 @@ static __always_inline __u32 bl_key_check(const struct bl_frontend_key *key)
  */
 static __always_inline __u64 bl_frontend_lookup(const struct bl_frontend_key *key)
 {
-#pragma unroll
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < BL_LOOKUP_TRIES; i++) {
 		__u64 *value = bpf_map_lookup_elem(&bl_frontends, key);
 		__u64 word;
@@ -89,27 +97,30 @@ static __always_inline __u8 bl_which_set(const struct bl_verdict *v, const struc
 	return BL_LOCAL;
 }
 
-/* What becomes of a new flow to a frontend that bl_frontend_lookup() found. */
-static __always_inline void bl_decide_frontend(__u64 frontend, const struct bl_addr *dialled,
+/*
+ * What becomes of a new flow to a frontend that bl_frontend_lookup() found. False if
+ * there is no such ServicePort, as if the frontend did not exist.
+ */
+static __always_inline bool bl_decide_frontend(__u64 frontend, const struct bl_addr *dialled,
 					       enum bl_client client, struct bl_verdict *v)
 {
 	struct bl_service *row;
 
-	v->action = BL_PASS;
 	v->service = BL_FRONTEND_INDEX(frontend);
 	v->kind = BL_FRONTEND_KIND(frontend);
 	row = bpf_map_lookup_elem(&bl_services, &v->service);
 	if (!row)
-		return;
+		return false;
 	v->policy = BL_LOAD(row->policy);
 	if (!(v->policy >> 32 & BL_POLICY_USED))
-		return;
+		return false;
 	v->which = bl_which_set(v, dialled, client);
 	v->set = v->which == BL_LOCAL ? BL_LOAD(row->set[BL_LOCAL]) : BL_LOAD(row->set[BL_CLUSTER]);
 	if (BL_SET_COUNT(v->set))
 		v->action = BL_FORWARD;
 	else
 		v->action = BL_SET_FLAGS(v->set) & BL_SET_HAS_ANY ? BL_DROP : BL_REJECT;
+	return true;
 }
 
 /* What becomes of a new flow to a port that is no frontend: an active ClusterIP refuses (UND-1). */
@@ -193,8 +204,8 @@ static __always_inline const struct bl_backend *bl_choice_valid(__u64 choice, __
  * is read is trusted only as far as bl_choice_valid() goes.
  */
 static __always_inline const struct bl_backend *bl_choose_affine(const struct bl_verdict *v,
-								 const struct bl_affinity_key *key,
-								 __u64 now, __u32 rnd, __u64 *choice)
+								 const struct bl_affinity_key *key, __u64 now,
+								 __u32 rnd, __u64 *choice)
 {
 	__u64 timeout = (__u32)v->policy * BL_NSEC_PER_SEC;
 	struct bl_affinity fresh = { .used_ns = now };
@@ -220,7 +231,7 @@ static __always_inline const struct bl_backend *bl_choose_affine(const struct bl
 		return row;
 	}
 	fresh.choice = *choice;
-	if (bpf_map_update_elem(&bl_affinity_in, key, &fresh, BPF_NOEXIST) != -BL_EEXIST)
+	if (bl_map_insert(&bl_affinity_in, key, &fresh) != -BL_EEXIST)
 		return row;
 
 	/* Another connection of this client was first: follow it. */
@@ -238,9 +249,8 @@ static __always_inline const struct bl_backend *bl_choose_affine(const struct bl
 }
 
 /* A backend for a new flow whose verdict is FORWARD; now is only looked at if the Service has affinity. */
-static __always_inline const struct bl_backend *bl_choose(const struct bl_verdict *v,
-							  const struct bl_affinity_key *key,
-							  __u64 now, __u32 rnd, __u64 *choice)
+static __always_inline const struct bl_backend *
+bl_choose(const struct bl_verdict *v, const struct bl_affinity_key *key, __u64 now, __u32 rnd, __u64 *choice)
 {
 	if (!(__u32)v->policy)
 		return bl_pick(v->set, rnd, choice);

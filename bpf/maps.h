@@ -120,12 +120,13 @@ struct {
 /*
  * bl_flows: socket cookie -> what the socket dialled and got. Writer: BPF.
  * Readers: BPF (getpeername, recvmsg, sendmsg), CLI. Lives until sock_release.
- * A full map is benign: getpeername then shows the backend.
+ * A full map is benign: getpeername then shows the backend. The size is a compromise:
+ * as many flows as nf_conntrack_max has by default, for a table of 4 MiB.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1048576);
+	__uint(max_entries, 262144);
 	__type(key, __u64);
 	__type(value, struct bl_flow);
 } bl_flows __weak SEC(".maps");
@@ -137,7 +138,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 262144);
+	__uint(max_entries, 65536);
 	__type(key, struct bl_more_key);
 	__type(value, struct bl_flow);
 } bl_flows_more __weak SEC(".maps");

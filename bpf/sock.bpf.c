@@ -20,9 +20,26 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define BL_REFUSE 0
 #define BL_ALLOW 1
 
+struct sock_common___bl {
+	atomic64_t skc_cookie;
+} __attribute__((preserve_access_index));
+
 struct sock___bl {
+	struct sock_common___bl __sk_common;
 	unsigned int sk_kern_sock : 1;
 } __attribute__((preserve_access_index));
+
+/*
+ * The kernel's socket, for what struct bpf_sock does not show. Read back from the
+ * stack the pointer is a plain number, which a field's offset may be added to.
+ */
+static __always_inline const struct sock___bl *bl_kernel_view(void *sk)
+{
+	const struct sock___bl *view = NULL;
+
+	bpf_probe_read_kernel(&view, sizeof(view), &sk);
+	return view;
+}
 
 /*
  * A socket of the kernel itself: an NFS or Ceph client, or the subflow of an MPTCP
@@ -30,15 +47,24 @@ struct sock___bl {
  * f5836749c9c0, v5.9), so a row of theirs would stay for ever; nor does anybody ask
  * them for their peer.
  */
-static __always_inline bool bl_is_kernel_socket(const struct bpf_sock_addr *ctx)
+static __always_inline bool bl_is_kernel_socket(struct bpf_sock_addr *ctx)
 {
-	const struct sock___bl *sk;
-	void *held = ctx->sk;
+	const struct sock___bl *sk = bl_kernel_view(ctx->sk);
 
-	/* Read back from the stack it is a plain number, which a field's offset may be added to. */
-	if (bpf_probe_read_kernel(&sk, sizeof(sk), &held))
-		return false;
 	return BPF_CORE_READ_BITFIELD_PROBED(sk, sk_kern_sock);
+}
+
+/*
+ * The cookie of a socket that has one, else 0. A socket with a row has a cookie: most
+ * others, which never dialled a Service, are told apart here without the look into
+ * bl_flows, whose table is too large to stay in a cache, and without making a cookie,
+ * which would cost them the same again in sock_release.
+ */
+static __always_inline __u64 bl_known_cookie(void *sk)
+{
+	const struct sock___bl *view = bl_kernel_view(sk);
+
+	return BPF_CORE_READ(view, __sk_common.skc_cookie.counter);
 }
 
 /* A connected UDP socket; recvmsg and sendmsg run for no other connected one. */
@@ -49,24 +75,31 @@ static __always_inline bool bl_is_connected(const struct bpf_sock_addr *ctx)
 	return sk->state == BPF_TCP_ESTABLISHED;
 }
 
-/* What becomes of a new flow of this namespace to a frontend; what is declined is counted. */
-static __always_inline void bl_decide_socket(__u64 frontend, const struct bl_addr *dialled, __u64 netns,
+/*
+ * What becomes of a new flow of this namespace to a frontend; what is declined is
+ * counted. False if there is no such frontend.
+ */
+static __always_inline bool bl_decide_socket(__u64 frontend, const struct bl_addr *dialled, __u64 netns,
 					     struct bl_verdict *v)
 {
-	enum bl_client client = bl_client_of(netns);
+	enum bl_client client;
 
+	if (!frontend)
+		return false;
+	client = bl_client_of(netns);
 	if (client == BL_CLIENT_PACKET_ONLY)
-		return;
-	bl_decide_frontend(frontend, dialled, client, v);
+		return true;
+	if (!bl_decide_frontend(frontend, dialled, client, v))
+		return false;
 	if (v->action == BL_REJECT)
 		bl_count(v->service, refused);
 	else if (v->action == BL_DROP)
 		bl_count(v->service, dropped);
+	return true;
 }
 
-static __always_inline const struct bl_backend *bl_choose_for(struct bpf_sock_addr *ctx,
-							      const struct bl_verdict *v, __u64 netns,
-							      __u64 *choice)
+static __always_inline const struct bl_backend *
+bl_choose_for(struct bpf_sock_addr *ctx, const struct bl_verdict *v, __u64 netns, __u64 *choice)
 {
 	struct bl_affinity_key key = { .service = v->service };
 	__u64 now = 0;
@@ -92,9 +125,9 @@ static __always_inline void bl_flow_fill(struct bl_flow *flow, const struct bl_f
 }
 
 /* The backend a UDP socket has already used for this frontend from this port: the flow goes on (DEC-2). */
-static __always_inline const struct bl_backend *
-bl_reconnected(struct bpf_sock_addr *ctx, __u64 cookie, const struct bl_peer *peer, __u32 service,
-	       __u64 *choice)
+static __always_inline const struct bl_backend *bl_reconnected(struct bpf_sock_addr *ctx, __u64 cookie,
+							       const struct bl_peer *peer, __u32 service,
+							       __u64 *choice)
 {
 	struct bl_flow *flow;
 
@@ -108,12 +141,13 @@ bl_reconnected(struct bpf_sock_addr *ctx, __u64 cookie, const struct bl_peer *pe
 	return bl_choice_valid(*choice, service, BL_BACKEND_SERVING);
 }
 
-static __always_inline bool bl_connect_forward(struct bpf_sock_addr *ctx, const bool v6, __u64 cookie,
-					       const struct bl_frontend_key *key,
-					       const struct bl_verdict *v, __u64 netns)
+static __always_inline bool bl_connect_forward(struct bpf_sock_addr *ctx, const bool v6,
+					       const struct bl_frontend_key *key, const struct bl_verdict *v,
+					       __u64 netns)
 {
 	struct bl_peer peer = { .addr = key->addr, .port = key->port };
 	struct bl_flow flow = { .kind = BL_FLOW_CONNECTED, .netns = netns };
+	__u64 cookie = bpf_get_socket_cookie(ctx);
 	const struct bl_backend *row = NULL;
 	__u64 choice = 0;
 
@@ -138,7 +172,7 @@ static __always_inline int bl_connect(struct bpf_sock_addr *ctx, const bool v6)
 {
 	struct bl_frontend_key key = {};
 	struct bl_verdict v = {};
-	__u64 cookie, frontend, netns;
+	__u64 cookie, frontend, netns = 0;
 	struct bl_peer peer;
 
 	if (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP)
@@ -147,12 +181,11 @@ static __always_inline int bl_connect(struct bpf_sock_addr *ctx, const bool v6)
 	key.addr = peer.addr;
 	key.port = peer.port;
 	key.proto = ctx->protocol;
-	cookie = bpf_get_socket_cookie(ctx);
 	frontend = bl_frontend_lookup(&key);
-	if (frontend) {
+	if (frontend)
 		netns = bpf_get_netns_cookie(ctx);
-		bl_decide_socket(frontend, &key.addr, netns, &v);
-		if (v.action == BL_FORWARD && bl_connect_forward(ctx, v6, cookie, &key, &v, netns))
+	if (bl_decide_socket(frontend, &key.addr, netns, &v)) {
+		if (v.action == BL_FORWARD && bl_connect_forward(ctx, v6, &key, &v, netns))
 			return BL_ALLOW;
 	} else if (key.proto == IPPROTO_TCP) {
 		/* A UDP socket is left alone either way (DEC-1): no second look for it. */
@@ -161,7 +194,9 @@ static __always_inline int bl_connect(struct bpf_sock_addr *ctx, const bool v6)
 			v.action = BL_PASS;
 	}
 
-	bl_flow_direct(cookie);
+	cookie = bl_known_cookie(ctx->sk);
+	if (cookie)
+		bl_flow_direct(cookie);
 	if (v.action == BL_REJECT && key.proto == IPPROTO_TCP && bl_has_set_retval) {
 		bpf_set_retval(-BL_ECONNREFUSED);
 		return BL_REFUSE;
@@ -169,13 +204,16 @@ static __always_inline int bl_connect(struct bpf_sock_addr *ctx, const bool v6)
 	return BL_ALLOW;
 }
 
-/* A datagram to a frontend this socket has no valid choice for yet; flow is its row, if it has one. */
-static __always_inline void bl_send_first(struct bpf_sock_addr *ctx, const bool v6, __u64 cookie,
+/*
+ * A datagram to a frontend this socket has no valid choice for. flow is its row, if it
+ * has one, first the socket's row in bl_flows.
+ */
+static __always_inline void bl_send_first(struct bpf_sock_addr *ctx, const bool v6,
 					  const struct bl_frontend_key *key, __u64 frontend,
-					  struct bl_flow *flow)
+					  struct bl_flow *first, struct bl_flow *flow)
 {
 	struct bl_flow fresh = { .kind = BL_FLOW_DATAGRAM };
-	const struct bl_backend *row, *first;
+	const struct bl_backend *row;
 	struct bl_verdict v = {};
 	__u64 choice = 0;
 
@@ -194,12 +232,7 @@ static __always_inline void bl_send_first(struct bpf_sock_addr *ctx, const bool 
 		BL_STORE(flow->choice, choice);
 	} else {
 		bl_flow_fill(&fresh, key, row, choice, v.service);
-		flow = bl_flow_sent(cookie, bl_is_connected(ctx), &fresh);
-		if (flow) {
-			first = bl_choice_valid(BL_LOAD(flow->choice), v.service, BL_BACKEND_SERVING);
-			if (first)
-				row = first;
-		}
+		bl_flow_sent(bpf_get_socket_cookie(ctx), bl_is_connected(ctx), first, &fresh);
 	}
 	bl_count(v.service, connections);
 	bl_peer_store(ctx, v6, &row->addr, row->port);
@@ -215,7 +248,7 @@ static __always_inline int bl_sendmsg(struct bpf_sock_addr *ctx, const bool v6)
 	struct bl_peer peer = bl_peer_load(ctx, v6);
 	struct bl_frontend_key key = { .addr = peer.addr, .port = peer.port, .proto = IPPROTO_UDP };
 	const struct bl_backend *row;
-	struct bl_flow *flow;
+	struct bl_flow *first, *flow;
 	__u64 frontend, cookie;
 
 	if (ctx->protocol != IPPROTO_UDP)
@@ -224,7 +257,8 @@ static __always_inline int bl_sendmsg(struct bpf_sock_addr *ctx, const bool v6)
 	if (!frontend)
 		return BL_ALLOW;
 	cookie = bpf_get_socket_cookie(ctx);
-	flow = bl_flow_find(cookie, bpf_map_lookup_elem(&bl_flows, &cookie), &peer);
+	first = bpf_map_lookup_elem(&bl_flows, &cookie);
+	flow = bl_flow_find(cookie, first, &peer);
 	if (flow && flow->kind == BL_FLOW_CONNECTED) {
 		if (bl_is_connected(ctx)) {
 			bl_peer_store(ctx, v6, &flow->backend, flow->backend_port);
@@ -239,17 +273,20 @@ static __always_inline int bl_sendmsg(struct bpf_sock_addr *ctx, const bool v6)
 			return BL_ALLOW;
 		}
 	}
-	bl_send_first(ctx, v6, cookie, &key, frontend, flow);
+	bl_send_first(ctx, v6, &key, frontend, first, flow);
 	return BL_ALLOW;
 }
 
 /* recvfrom() and recvmsg() that ask for the sender: an answer comes from the address that was dialled. */
 static __always_inline int bl_recvmsg(struct bpf_sock_addr *ctx, const bool v6)
 {
-	__u64 cookie = bpf_get_socket_cookie(ctx);
-	struct bl_flow *flow = bpf_map_lookup_elem(&bl_flows, &cookie);
+	__u64 cookie = bl_known_cookie(ctx->sk);
+	struct bl_flow *flow;
 	struct bl_peer peer;
 
+	if (!cookie)
+		return BL_ALLOW;
+	flow = bpf_map_lookup_elem(&bl_flows, &cookie);
 	if (!flow)
 		return BL_ALLOW;
 	peer = bl_peer_load(ctx, v6);
@@ -268,10 +305,13 @@ static __always_inline int bl_recvmsg(struct bpf_sock_addr *ctx, const bool v6)
 /* getpeername(): what was dialled, if the socket is still connected to what that led to (SOCK-2). */
 static __always_inline int bl_getpeername(struct bpf_sock_addr *ctx, const bool v6)
 {
-	__u64 cookie = bpf_get_socket_cookie(ctx);
-	struct bl_flow *flow = bpf_map_lookup_elem(&bl_flows, &cookie);
+	__u64 cookie = bl_known_cookie(ctx->sk);
+	struct bl_flow *flow;
 	struct bl_peer peer;
 
+	if (!cookie)
+		return BL_ALLOW;
+	flow = bpf_map_lookup_elem(&bl_flows, &cookie);
 	if (!flow || flow->kind != BL_FLOW_CONNECTED)
 		return BL_ALLOW;
 	peer = bl_peer_load(ctx, v6);
@@ -299,9 +339,12 @@ BL_STUB(bl_getpeername6, "cgroup/getpeername6", bl_getpeername, true)
 SEC("cgroup/sock_release")
 int bl_sock_release(struct bpf_sock *ctx)
 {
-	__u64 cookie = bpf_get_socket_cookie(ctx);
-	struct bl_flow *flow = bpf_map_lookup_elem(&bl_flows, &cookie);
+	__u64 cookie = bl_known_cookie(ctx);
+	struct bl_flow *flow;
 
+	if (!cookie)
+		return BL_ALLOW;
+	flow = bpf_map_lookup_elem(&bl_flows, &cookie);
 	if (!flow)
 		return BL_ALLOW;
 	if (flow->more)

@@ -15,8 +15,8 @@ struct bl_addr {
 };
 
 enum bl_scope {
-	BL_SCOPE_PORT = 0,	/* addr, port, proto: a frontend */
-	BL_SCOPE_ACTIVE = 1,	/* addr alone: an active ClusterIP (UND-1) */
+	BL_SCOPE_PORT = 0,   /* addr, port, proto: a frontend */
+	BL_SCOPE_ACTIVE = 1, /* addr alone: an active ClusterIP (UND-1) */
 };
 
 enum bl_frontend_kind {
@@ -43,8 +43,8 @@ _Static_assert(sizeof(struct bl_frontend_key) == 20, "bl_frontend_key");
  * A replaced or deleted element of a hash may be handed to the next insert
  * while a reader still holds it: the check tells.
  */
-#define BL_FRONTEND_INDEX(v) ((__u32)(v) & 0xffffff)
-#define BL_FRONTEND_KIND(v) (((__u32)(v) >> 24) & 0xff)
+#define BL_FRONTEND_INDEX(v) ((__u32)((v)&0xffffff))
+#define BL_FRONTEND_KIND(v) ((__u32)((v) >> 24 & 0xff))
 #define BL_FRONTEND_CHECK(v) ((__u32)((v) >> 32))
 #define BL_NO_SERVICE 0xffffff
 
@@ -53,7 +53,7 @@ _Static_assert(sizeof(struct bl_frontend_key) == 20, "bl_frontend_key");
  *   bits 0..31 base (first slot), 32..55 count, 56..63 enum bl_set_flags.
  */
 #define BL_SET_BASE(w) ((__u32)(w))
-#define BL_SET_COUNT(w) ((__u32)((w) >> 32) & 0xffffff)
+#define BL_SET_COUNT(w) ((__u32)((w) >> 32 & 0xffffff))
 #define BL_SET_FLAGS(w) ((__u32)((w) >> 56))
 
 enum bl_set_flags {
@@ -114,15 +114,15 @@ enum bl_endpoint_flags {
 
 /* Row of bl_endpoints, by backend id: what people ask of a backend. */
 struct bl_endpoint {
-	__u32 node; /* text id in bl_names, 0 none */
-	__u16 zone; /* text id in bl_names, 0 none */
+	__u32 node;  /* text id in bl_names, 0 none */
+	__u16 zone;  /* text id in bl_names, 0 none */
 	__u16 flags; /* enum bl_endpoint_flags */
 };
 _Static_assert(sizeof(struct bl_endpoint) == 8, "bl_endpoint");
 
 enum bl_name_kind {
 	BL_NAME_SERVICE = 1, /* id: service index */
-	BL_NAME_TEXT = 2, /* id: text id */
+	BL_NAME_TEXT = 2,    /* id: text id */
 };
 
 struct bl_name_key {
@@ -152,7 +152,7 @@ enum bl_prefix_class {
 /* Key of bl_prefixes. prefixlen counts from class on: 64 + prefix length in 128-bit space. */
 struct bl_prefix_key {
 	__u32 prefixlen;
-	__u32 class; /* enum bl_prefix_class */
+	__u32 class;   /* enum bl_prefix_class */
 	__u32 service; /* 0: not of one Service */
 	struct bl_addr addr;
 };
@@ -182,9 +182,9 @@ struct bl_agent {
 };
 
 enum bl_flow_kind {
-	BL_FLOW_NONE = 0, /* nothing; the row only holds the place of those in bl_flows_more */
+	BL_FLOW_NONE = 0,      /* nothing; the row only holds the place of those in bl_flows_more */
 	BL_FLOW_CONNECTED = 1, /* connect(): dialled and backend hold while connected */
-	BL_FLOW_DATAGRAM = 2, /* sendto() on an unconnected UDP socket */
+	BL_FLOW_DATAGRAM = 2,  /* sendto() on an unconnected UDP socket */
 };
 
 /*
@@ -224,7 +224,7 @@ struct bl_affinity_key {
 
 /* Value: both words are changed in place, each with one store. */
 struct bl_affinity {
-	__u64 choice; /* BL_CHOICE */
+	__u64 choice;  /* BL_CHOICE */
 	__u64 used_ns; /* CLOCK_MONOTONIC of the last new connection (AFF-3) */
 };
 

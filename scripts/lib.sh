@@ -13,9 +13,8 @@ ME=$(basename "$0")
 export REPO
 export LC_ALL=C.UTF-8
 
-# rustup's default folder, also where sudo or CI dropped it from PATH.
-[ -d "${CARGO_HOME:-${HOME:-/root}/.cargo}/bin" ] && PATH="${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:$PATH"
-PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+# rustup's folder is at the end, for where sudo or CI dropped it from PATH.
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin"
 
 # --- talking: everything said here goes to stderr, stdout is for results -----
 
@@ -173,7 +172,8 @@ need_rust() {
 	want=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$REPO/Cargo.toml")
 	have cargo || die "no Rust toolchain: cargo is not in PATH. Install Rust $want or newer with rustup" \
 		"(Debian 13 and later: apt-get install rustup && rustup default stable), then run this again."
-	got=$(rustc --version | awk '{ sub(/-.*/, "", $2); print $2 }')
+	got=$(rustc --version) || die "rustc does not run: is there a toolchain? rustup default stable"
+	got=$(awk '{ sub(/-.*/, "", $2); print $2 }' <<<"$got")
 	[ "$(printf '%s\n' "$want" "$got" | sort -V | head -n 1)" = "$want" ] ||
 		die "Rust $got is too old, $want or newer is needed: rustup update stable"
 }

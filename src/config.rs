@@ -1,1 +1,136 @@
-//! What `run` was told: flags (and later a `KubeProxyConfiguration`) as one value. Pure.
+//! What `run` was told, as one value. Pure: what the machine has to say comes in as an argument.
+
+pub mod kube_proxy;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::model::node::HostFacts;
+
+/// Where the pins lie unless told otherwise: `beeline` below it.
+pub const BPF_ROOT: &str = "/sys/fs/bpf";
+
+/// The flags of `run`, parsed and not yet judged together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// `--manifests`
+    pub manifests: Option<PathBuf>,
+    /// `--node-name`, alias `--hostname-override`
+    pub node_name: Option<String>,
+    /// `--node-ip`: the first of a family is the primary one.
+    pub node_ips: Vec<IpAddr>,
+    /// `--zone`
+    pub zone: Option<String>,
+    /// `--cgroup-root`
+    pub cgroup_root: Option<PathBuf>,
+    /// `--bpf-root`
+    pub bpf_root: Option<PathBuf>,
+    /// `--cluster-cidr`: the local detector (SNAT-8).
+    pub cluster_cidrs: Vec<IpNet>,
+    /// `--masquerade-all` (SNAT-5)
+    pub masquerade_all: bool,
+}
+
+/// What the agent does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The file or directory of manifests.
+    pub manifests: PathBuf,
+    /// The node's name (EP-10).
+    pub node_name: Arc<str>,
+    /// The node's addresses; empty: those of its interfaces (DEC-6).
+    pub node_ips: Vec<IpAddr>,
+    /// The node's zone; `None`: the Node object's label.
+    pub zone: Option<Arc<str>>,
+    /// The cgroup v2 folder to attach to; `None`: the root, where it is mounted.
+    pub cgroup_root: Option<PathBuf>,
+    /// The bpffs that holds the pins.
+    pub bpf_root: PathBuf,
+    /// The local detector's CIDRs (SNAT-8).
+    pub cluster_cidrs: Vec<IpNet>,
+    /// `masqueradeAll` (SNAT-5)
+    pub masquerade_all: bool,
+}
+
+/// Flags that do not make sense together: a matter of usage.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Nothing to serve from.
+    #[error("no source of Services: give --manifests FILE or DIRECTORY")]
+    NoSource,
+    /// EP-10
+    #[error("the node has no name: the machine's host name is empty; give --node-name")]
+    NoNodeName,
+}
+
+impl Config {
+    /// The configuration that flags give on a machine of that host name.
+    ///
+    /// # Errors
+    /// There is no source, or no name for the node.
+    pub fn new(flags: Flags, hostname: &str) -> Result<Config, ConfigError> {
+        Ok(Config {
+            manifests: flags.manifests.ok_or(ConfigError::NoSource)?,
+            node_name: node_name(flags.node_name.as_deref(), hostname).ok_or(ConfigError::NoNodeName)?,
+            node_ips: flags.node_ips,
+            zone: flags.zone.filter(|zone| !zone.is_empty()).map(Arc::from),
+            cgroup_root: flags.cgroup_root,
+            bpf_root: flags.bpf_root.unwrap_or_else(|| BPF_ROOT.into()),
+            cluster_cidrs: flags.cluster_cidrs,
+            masquerade_all: flags.masquerade_all,
+        })
+    }
+
+    /// What the rules need to know of this node, given the addresses of its interfaces (DEC-6).
+    pub fn host_facts(&self, interfaces: Vec<IpAddr>) -> HostFacts {
+        HostFacts {
+            node_name: self.node_name.clone(),
+            zone: self.zone.clone(),
+            addresses: if self.node_ips.is_empty() { interfaces } else { self.node_ips.clone() },
+            local_detector: self.cluster_cidrs.clone(),
+            masquerade_all: self.masquerade_all,
+        }
+    }
+}
+
+/// The name of this node: the flag, else the host name; trimmed and in lower case (EP-10).
+fn node_name(flag: Option<&str>, hostname: &str) -> Option<Arc<str>> {
+    let name = flag.filter(|name| !name.is_empty()).unwrap_or(hostname).trim().to_lowercase();
+    (!name.is_empty()).then(|| name.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(flags: Flags, hostname: &str) -> Result<Config, ConfigError> {
+        Config::new(Flags { manifests: Some("m".into()), ..flags }, hostname)
+    }
+
+    #[test]
+    fn the_node_is_called_what_the_flag_or_the_host_name_says() {
+        // EP-10
+        let named = Flags { node_name: Some("Node-B".into()), ..Flags::default() };
+        assert_eq!(&*config(named, "host").unwrap().node_name, "node-b");
+        assert_eq!(&*config(Flags::default(), " Host.Example\n").unwrap().node_name, "host.example");
+        assert_eq!(config(Flags::default(), " "), Err(ConfigError::NoNodeName));
+    }
+
+    #[test]
+    fn a_source_is_needed() {
+        assert_eq!(Config::new(Flags::default(), "host"), Err(ConfigError::NoSource));
+    }
+
+    #[test]
+    fn node_addresses_are_the_flags_or_else_the_interfaces() {
+        // DEC-6
+        let ip: IpAddr = "192.168.0.2".parse().unwrap();
+        let found: IpAddr = "10.0.0.1".parse().unwrap();
+        let given = config(Flags { node_ips: vec![ip], ..Flags::default() }, "host").unwrap();
+        assert_eq!(given.host_facts(vec![found]).addresses, [ip]);
+        assert_eq!(config(Flags::default(), "host").unwrap().host_facts(vec![found]).addresses, [found]);
+    }
+}

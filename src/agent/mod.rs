@@ -1,5 +1,7 @@
 //! The composition: a source, the Reconciler, the data path.
 
-pub mod ledger;
+pub mod privilege;
 pub mod reconcile;
+mod report;
 pub mod run;
+pub mod state;

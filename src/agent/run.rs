@@ -1,1 +1,222 @@
-//! agent run
+//! The wiring of an agent: a source, the [`Reconciler`], the data path, signals and the clock.
+//!
+//! One thread, no locks: an event of the source is read, planned and written before the next. Between
+//! events the process sleeps until something is due.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::privilege;
+use super::reconcile::{Identity, Outcome, Reconciler, size_for};
+use super::report::Report;
+use crate::cluster::dir::DirSource;
+use crate::config::Config;
+use crate::datapath::{Datapath, Options, SMALLEST, kernel};
+use crate::host::netlink::Netlink;
+use crate::host::{cgroup, memory};
+use crate::model::event::Event;
+use crate::plan::book::Book;
+use crate::plan::table::{Limits, NetnsClass, Settings};
+use crate::plan::world::World;
+
+/// After a growth was refused, the next attempt waits this long.
+const GROW_AGAIN: Duration = Duration::from_secs(60);
+
+/// Runs an agent until SIGTERM or SIGINT, which leave the data path in place (SYNC-9). Calls `ready`
+/// once the first complete state is programmed.
+///
+/// # Errors
+/// A privilege is missing ([`privilege::Missing`]), another agent holds the tables, or the kernel
+/// refuses the programs or the maps. Trouble with objects and rows is reported, never an error.
+pub fn run(config: &Config, ready: impl FnOnce()) -> Result<()> {
+    privilege::check()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("start the runtime")?.block_on(async {
+        let signals = Signals::new()?;
+        Agent::start(config)?.serve(signals, ready).await
+    })
+}
+
+/// What ends an agent.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals> {
+        let catch = |kind| signal(kind).context("catch signals");
+        Ok(Signals { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one, and says which.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+struct Agent {
+    source: AsyncFd<DirSource>,
+    reconciler: Reconciler<Datapath>,
+    report: Report,
+    /// The zero of the planner's clock.
+    epoch: Instant,
+    wake: Option<Duration>,
+    /// No growth is tried before.
+    grow_after: Duration,
+}
+
+impl Agent {
+    /// Reads the source once, and opens the data path in the size that it needs.
+    fn start(config: &Config) -> Result<Agent> {
+        let epoch = Instant::now();
+        let mut world = World::new();
+        world.apply(Event::Host(Box::new(config.host_facts(interface_addresses()?))));
+        let mut source = DirSource::open(&config.manifests)?;
+        source.start()?.into_iter().for_each(|event| world.apply(event));
+        let (datapath, book) = open(config, size_for(&world, SMALLEST))?;
+        let reconciler = Reconciler::new(world, book, datapath, identity(config));
+        let report = Report::new(config)?;
+        let source = wait_for(source)?;
+        Ok(Agent { source, reconciler, report, epoch, wake: None, grow_after: Duration::ZERO })
+    }
+
+    async fn serve(mut self, mut signals: Signals, ready: impl FnOnce()) -> Result<()> {
+        let mut ready = Some(ready);
+        self.step(Vec::new(), &mut ready)?;
+        loop {
+            let due = self.wake.map(|wake| tokio::time::Instant::from_std(self.epoch + wake));
+            let sleep = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                name = signals.next() => {
+                    tracing::info!("{name}: stopping; the data path stays in place");
+                    return Ok(());
+                }
+                readable = self.source.readable_mut() => {
+                    let mut guard = readable.context("wait for inotify")?;
+                    guard.clear_ready();
+                    let events = guard.get_inner_mut().poll()?;
+                    self.step(events, &mut ready)?;
+                }
+                () = sleep => {
+                    let now = self.now();
+                    let outcome = self.reconciler.maintain(now);
+                    self.settle(outcome);
+                }
+            }
+        }
+    }
+
+    /// Takes events in and follows up on what they changed.
+    fn step(&mut self, events: Vec<Event>, ready: &mut Option<impl FnOnce()>) -> Result<()> {
+        let is_large = events.len() > 1000;
+        let outcome = self.reconciler.step(events, self.now());
+        let is_first = outcome.is_first;
+        self.settle(outcome);
+        if is_first {
+            self.reconciler.tables().publish()?;
+            self.report.synced(&self.reconciler);
+            if let Some(ready) = ready.take() {
+                ready();
+            }
+        }
+        if is_first || is_large {
+            memory::trim();
+        }
+        Ok(())
+    }
+
+    /// Grows the tables where they should, and reports what changed.
+    fn settle(&mut self, mut outcome: Outcome) {
+        if let Some(limits) = outcome.grow.filter(|_| self.now() >= self.grow_after) {
+            if self.grow(limits) {
+                let retried = self.reconciler.maintain(self.now());
+                outcome.written.extend(retried.written);
+                outcome.failed = retried.failed;
+                outcome.wake = retried.wake;
+            } else {
+                self.grow_after = self.now() + GROW_AGAIN;
+            }
+        }
+        self.wake = outcome.wake;
+        self.report.step(&outcome, self.source.get_ref(), &self.reconciler);
+    }
+
+    fn grow(&mut self, limits: Limits) -> bool {
+        let grown = self.reconciler.tables().grow(limits);
+        self.report.grown(limits, &grown);
+        if grown.is_ok() {
+            self.reconciler.resized();
+        }
+        grown.is_ok()
+    }
+
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+}
+
+/// A source whose descriptor the runtime waits for.
+#[expect(
+    deprecated,
+    reason = "its successor needs a promise only host and datapath may make; a DirSource keeps its descriptor"
+)]
+fn wait_for(source: DirSource) -> Result<AsyncFd<DirSource>> {
+    AsyncFd::with_interest(source, Interest::READABLE).context("wait for inotify")
+}
+
+/// Opens the data path, and finds out what its tables hold.
+fn open(config: &Config, limits: Limits) -> Result<(Datapath, Book)> {
+    let datapath = Datapath::open(&Options { limits, ..Options::new(&cgroup_root(config)?, &config.bpf_root) })?;
+    let limits = crate::plan::table::Tables::limits(&datapath);
+    if datapath.is_fresh() {
+        return Ok((datapath, Book::new(limits)));
+    }
+    let rows = datapath.reader()?.rows().context("read the tables that an earlier agent wrote")?;
+    tracing::info!(services = rows.names.len(), "took over the tables of an earlier agent");
+    Ok((datapath, Book::recover(&rows, limits)))
+}
+
+/// The cgroup the programs are attached to: as configured, else the cgroup v2 root.
+fn cgroup_root(config: &Config) -> Result<PathBuf> {
+    match &config.cgroup_root {
+        Some(root) => Ok(root.clone()),
+        None => cgroup::root().context("find the cgroup v2 root (or name it with --cgroup-root)"),
+    }
+}
+
+/// Who writes the tables, and the namespace that counts as the host's (DEC-4).
+fn identity(config: &Config) -> Identity {
+    let cookie = cgroup_root(config).and_then(|root| kernel::own_netns_cookie(&root));
+    if let Err(error) = &cookie {
+        tracing::warn!("host processes are taken for pods, which differ only where DEC-4 says so: {error:#}");
+    }
+    Identity {
+        settings: Settings {
+            version: env!("CARGO_PKG_VERSION").into(),
+            source_kind: "manifests".into(),
+            source: config.manifests.to_string_lossy().into(),
+            ..Settings::default()
+        },
+        netns: cookie.map(|cookie| (cookie, NetnsClass::Host)).into_iter().collect(),
+    }
+}
+
+/// The addresses of the interfaces of this network namespace.
+fn interface_addresses() -> Result<Vec<std::net::IpAddr>> {
+    let addresses = Netlink::open()?.addresses()?;
+    Ok(addresses.into_iter().map(|address| address.net.addr()).collect())
+}

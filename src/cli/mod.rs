@@ -1,4 +1,7 @@
-//! One thin file per subcommand.
+//! The command line: one thin file per subcommand.
+//!
+//! Exit codes: 0 done, or the answer is yes; 1 the answer is no, or the work failed; 2 usage;
+//! 3 neither agent nor pins; 4 a privilege is missing, and named.
 
 pub mod cleanup;
 pub mod demo;
@@ -11,22 +14,177 @@ pub mod run;
 pub mod services;
 pub mod status;
 
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
+use self::render::{Format, Output};
+use crate::agent::privilege;
+use crate::datapath::maps::OpenError;
+
+/// The answer is no, or the work failed.
+const FAILED: u8 = 1;
+/// The command line makes no sense.
+const USAGE: u8 = 2;
+/// Neither agent nor pins were found.
+const NOTHING_FOUND: u8 = 3;
+/// A privilege is missing.
+const DENIED: u8 = 4;
+
+/// The Service data plane of a Kubernetes node.
 #[derive(Debug, Parser)]
-#[command(name = "beeline", version)]
-enum Cli {
+#[command(name = "beeline", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How answers are shown
+    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the Services of a source, until SIGTERM; the data path then stays in place
+    Run(run::Args),
+    /// What this node does, and what it cannot do
+    Status(status::Args),
+    /// What a client can dial, and who answers
+    Services(services::Args),
+    /// What happens to a connection, and by which rules
+    Explain(explain::Args),
+    /// All tables in one canonical form, for a bug report
+    Dump(dump::Args),
+    /// What this machine allows, feature by feature
+    Doctor(doctor::Args),
+    /// Remove everything of Beeline from this machine
+    Cleanup(cleanup::CleanupArgs),
+    /// See it work: a cluster in a box, real processes, every claim checked
+    Demo(demo::Args),
+    /// Be a pod of the sandbox
     #[command(hide = true)]
     Pod(pod::PodArgs),
 }
 
+/// Flags that make no sense together: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; see --help")]
+pub struct Usage(pub String);
+
 /// Parses the command line and runs one subcommand.
 pub fn main() -> ExitCode {
-    let Cli::Pod(args) = Cli::parse();
-    pod::run(args).unwrap_or_else(|error| {
-        eprintln!("{error:#}");
-        ExitCode::FAILURE
+    let cli = Cli::parse_from(with_subcommand(std::env::args_os().collect()));
+    let output = Output { format: cli.output };
+    let done = match cli.command {
+        Command::Run(args) => run::run(args, &output),
+        Command::Status(args) => status::run(&args, output),
+        Command::Services(args) => services::run(&args, output),
+        Command::Explain(args) => explain::run(&args, output),
+        Command::Dump(args) => dump::run(&args, output),
+        Command::Doctor(args) => doctor::run(&args, output),
+        Command::Cleanup(args) => cleanup::run(args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Pod(args) => pod::run(args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("beeline: {error:#}");
+        ExitCode::from(exit_code(&error))
     })
+}
+
+/// Called by the name `kube-proxy`, or with a flag where the subcommand would stand, the binary is `run`.
+fn with_subcommand(mut args: Vec<OsString>) -> Vec<OsString> {
+    let name = args.first().map(Path::new).and_then(Path::file_name);
+    let is_kube_proxy = name == Some(OsStr::new("kube-proxy"));
+    let first = args.get(1).and_then(|arg| arg.to_str());
+    let is_own = matches!(first, Some("-h" | "--help" | "-V" | "--version" | "-o" | "--output"));
+    let is_flag = first.is_some_and(|arg| arg.starts_with('-') && !is_own);
+    let is_output = first.is_some_and(|arg| arg.starts_with("--output=") || arg.starts_with("-o"));
+    let names_run = first == Some("run");
+    if (is_kube_proxy && !names_run && first != Some("--version")) || (is_flag && !is_output) {
+        args.insert(1, "run".into());
+    }
+    args
+}
+
+/// The exit code that tells a script what kind of trouble it is.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        if cause.is::<Usage>() {
+            return USAGE;
+        }
+        if cause.is::<privilege::Missing>() {
+            return DENIED;
+        }
+        match cause.downcast_ref() {
+            Some(OpenError::Absent { .. }) => return NOTHING_FOUND,
+            Some(OpenError::Denied { .. }) => return DENIED,
+            _ => {}
+        }
+        let errno = cause.downcast_ref::<nix::Error>().map(|errno| io::Error::from(*errno).kind());
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind).or(errno);
+        if kind == Some(io::ErrorKind::PermissionDenied) {
+            return DENIED;
+        }
+    }
+    FAILED
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn inserted(args: &[&str]) -> bool {
+        with_subcommand(args.iter().map(OsString::from).collect()).get(1) == Some(&"run".into())
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_leading_flag_or_the_name_kube_proxy_means_run() {
+        assert!(inserted(&["beeline", "--manifests=x"]));
+        assert!(inserted(&["beeline", "-v", "4"]));
+        assert!(inserted(&["/usr/local/bin/kube-proxy", "--cluster-cidr=10.0.0.0/8"]));
+        assert!(inserted(&["kube-proxy", "--help"]));
+        assert!(!inserted(&["beeline", "status"]));
+        for own in ["--version", "--help", "-V", "-o", "-ojson", "--output=json"] {
+            assert!(!inserted(&["beeline", own]), "{own}");
+        }
+        assert!(!inserted(&["kube-proxy", "--version"]));
+        assert!(!inserted(&["beeline"]));
+    }
+
+    #[test]
+    fn flags_of_run_are_read_as_kube_proxy_writes_them() {
+        let line = "beeline run --manifests m --hostname-override n --node-ip 10.0.0.1,fd00::1 \
+                    --cluster-cidr=10.0.0.0/8,fd00:10::/32 --masquerade-all --v=4";
+        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+        assert!(matches!(cli.command, Command::Run(_)));
+        for bad in ["--node-ip 10.0.0", "--cluster-cidr 10.0.0.0", "--no-such-flag"] {
+            let line = format!("beeline run --manifests m {bad}");
+            assert_eq!(
+                Cli::try_parse_from(line.split_whitespace()).unwrap_err().exit_code(),
+                i32::from(USAGE)
+            );
+        }
+    }
+
+    #[test]
+    fn errors_keep_their_kind_through_context() {
+        let denied = Err::<(), _>(io::Error::from(io::ErrorKind::PermissionDenied)).context("open the pin");
+        assert_eq!(exit_code(&denied.unwrap_err()), DENIED);
+        assert_eq!(exit_code(&privilege::Missing(vec!["CAP_BPF"]).into()), DENIED);
+        assert_eq!(exit_code(&Usage("no".into()).into()), USAGE);
+        let absent = OpenError::Absent { root: "/x".into() };
+        assert_eq!(exit_code(&anyhow::Error::from(absent).context("status")), NOTHING_FOUND);
+        assert_eq!(exit_code(&anyhow::anyhow!("anything else")), FAILED);
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -31,11 +31,28 @@ impl Cgroup {
         let fs = nix::sys::statfs::fstatfs(&dir).with_context(|| format!("look at {}", path.display()))?;
         if fs.filesystem_type() != nix::sys::statfs::CGROUP2_SUPER_MAGIC {
             let shown = path.display();
-            bail!("{shown} is not a cgroup v2: mount one (mount -t cgroup2 cgroup2 {shown}), or name one with --cgroup-root");
+            bail!(
+                "{shown} is not a cgroup v2: mount one (mount -t cgroup2 cgroup2 {shown}), or name one with --cgroup-root"
+            );
         }
         // The id of a cgroup is the inode number of its folder.
         let id = dir.metadata().with_context(|| format!("look at {}", path.display()))?.ino();
         Ok(Cgroup { path: path.to_owned(), dir, id })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Attaches a program for as long as the link lives.
+    pub(crate) fn link(&self, program: &Program) -> Result<OwnedFd> {
+        sys::link_create(program.fd.as_fd(), self.dir.as_fd(), program.attach_type).map_err(|e| {
+            let refused = e.raw_os_error() == Some(libc::EPERM);
+            let in_the_way = if refused { shut_out(self, program.attach_type) } else { None };
+            let what = format!("attach {} to cgroup {}", program.name, self.path.display());
+            anyhow!(in_the_way.unwrap_or_else(|| e.to_string())).context(what)
+        })
     }
 }
 
@@ -68,7 +85,7 @@ pub fn attach(tree: &Tree, cgroup: &Cgroup, programs: &[Program]) -> Result<()> 
             Ok(false) => {}
             Err(e) => {
                 for pin in made.iter().rev() {
-                    let _ = fs::remove_file(pin);
+                    let _ = detach(pin);
                 }
                 return Err(e);
             }
@@ -86,7 +103,8 @@ fn take_over(pin: &Path, cgroup: &Cgroup, program: BorrowedFd<'_>) -> Result<boo
     };
     let facts = sys::link_facts(link.as_fd()).with_context(|| format!("the link {}", pin.display()))?;
     if facts.cgroup_id != cgroup.id {
-        fs::remove_file(pin).with_context(|| format!("remove the link {}, whose cgroup is another", pin.display()))?;
+        fs::remove_file(pin)
+            .with_context(|| format!("remove the link {}, whose cgroup is another", pin.display()))?;
         return Ok(false);
     }
     match sys::link_update(link.as_fd(), program) {
@@ -101,36 +119,95 @@ fn take_over(pin: &Path, cgroup: &Cgroup, program: BorrowedFd<'_>) -> Result<boo
 }
 
 fn create(pin: &Path, cgroup: &Cgroup, program: &Program) -> Result<()> {
-    let what = || format!("attach {} to cgroup {}", program.name, cgroup.path.display());
-    let link = sys::link_create(program.fd.as_fd(), cgroup.dir.as_fd(), program.attach_type).map_err(|e| {
-        let in_the_way = if e.raw_os_error() == Some(libc::EPERM) { foreign(cgroup, program.attach_type) } else { None };
-        anyhow!(in_the_way.unwrap_or_else(|| e.to_string())).context(what())
-    })?;
-    sys::pin(link.as_fd(), pin).with_context(|| format!("pin the link of {} at {}", program.name, pin.display()))?;
+    let link = cgroup.link(program)?;
+    sys::pin(link.as_fd(), pin)
+        .with_context(|| format!("pin the link of {} at {}", program.name, pin.display()))?;
     load::restrict(pin)
 }
 
-/// Names the programs that keep others out: attached with flags 0, here or in a parent.
-fn foreign(cgroup: &Cgroup, attach_type: u32) -> Option<String> {
-    let mut at = cgroup.path.as_path();
-    loop {
-        let dir = Cgroup::open(at).ok()?;
-        let (ids, flags) = sys::prog_query(dir.dir.as_fd(), attach_type).ok()?;
-        if !ids.is_empty() && flags & libbpf_sys::BPF_F_ALLOW_MULTI == 0 {
-            let names: Vec<String> = ids.iter().map(|id| describe(*id)).collect();
-            return Some(format!(
-                "{} is attached at {} with flags that allow no other: detach it (bpftool cgroup detach), or have its owner attach with BPF_F_ALLOW_MULTI",
-                names.join(", "),
-                at.display()
-            ));
-        }
-        at = at.parent()?;
+/// A program of somebody else where one of ours belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// The place, by our program's name: `bl_connect4`.
+    pub hook: &'static str,
+    /// `program 17 (name)`.
+    pub program: String,
+    /// The cgroup it is attached to: ours, or one above.
+    pub cgroup: PathBuf,
+    /// It was attached with flags that shut all others out.
+    pub exclusive: bool,
+}
+
+impl Foreign {
+    /// It is one of Beeline's own programs, of another tree.
+    pub fn is_beeline(&self) -> bool {
+        self.program.contains(&format!("({})", self.hook))
     }
+}
+
+/// Programs of others at the hooks of [`SOCKET`](load::SOCKET), here and in the cgroups above.
+///
+/// # Errors
+/// The cgroup cannot be opened or, for want of a privilege, not be asked.
+pub fn foreign(tree: &Tree, cgroup: &Path) -> Result<Vec<Foreign>> {
+    let ours = linked_programs(tree);
+    let mut found = Vec::new();
+    for (hook, attach_type) in load::SOCKET.programs.iter().zip(load::SOCKET_ATTACH_TYPES) {
+        let mut seen = at_or_above(&Cgroup::open(cgroup)?, attach_type)
+            .with_context(|| format!("ask what is attached to {} beside {hook}", cgroup.display()))?;
+        seen.retain(|one| !ours.contains(&one.id));
+        found.extend(seen.into_iter().map(|one| Foreign {
+            hook,
+            program: describe(one.id),
+            cgroup: one.cgroup,
+            exclusive: one.exclusive,
+        }));
+    }
+    Ok(found)
+}
+
+/// A program somewhere on the way up.
+struct Seen {
+    id: u32,
+    cgroup: PathBuf,
+    exclusive: bool,
+}
+
+/// What is attached to the cgroup and to those above it, as far as they are visible.
+fn at_or_above(cgroup: &Cgroup, attach_type: u32) -> io::Result<Vec<Seen>> {
+    let mut found = Vec::new();
+    for (depth, path) in cgroup.path.ancestors().enumerate() {
+        let Ok(dir) = Cgroup::open(path) else { break };
+        let (ids, flags) = match sys::prog_query(dir.dir.as_fd(), attach_type) {
+            Ok(answer) => answer,
+            Err(e) if depth == 0 => return Err(e),
+            Err(_) => break,
+        };
+        let exclusive = flags & libbpf_sys::BPF_F_ALLOW_MULTI == 0;
+        found.extend(ids.into_iter().map(|id| Seen { id, cgroup: path.to_owned(), exclusive }));
+    }
+    Ok(found)
+}
+
+/// Names the program that shuts others out, if one does.
+fn shut_out(cgroup: &Cgroup, attach_type: u32) -> Option<String> {
+    let seen = at_or_above(cgroup, attach_type).ok()?.into_iter().find(|seen| seen.exclusive)?;
+    Some(format!(
+        "{} is attached at {} with flags that allow no other: detach it (bpftool cgroup detach), or have its owner attach it with the flag multi",
+        describe(seen.id),
+        seen.cgroup.display()
+    ))
 }
 
 fn describe(id: u32) -> String {
     let facts = sys::prog_by_id(id).and_then(|prog| sys::prog_facts(prog.as_fd()));
     facts.map_or_else(|_| format!("program {id}"), |facts| format!("program {id} ({})", facts.name))
+}
+
+/// The ids of the programs in the pinned links.
+fn linked_programs(tree: &Tree) -> Vec<u32> {
+    let id = |name: String| sys::get(&tree.links().join(name)).and_then(|link| sys::link_facts(link.as_fd()));
+    names(&tree.links()).into_iter().filter_map(|name| Some(id(name).ok()?.prog_id)).collect()
 }
 
 /// What is attached now, program by program. `cgroup` is where it should be, if the caller knows.
@@ -139,27 +216,36 @@ pub fn inspect(tree: &Tree, unit: &Unit, cgroup: Option<&Cgroup>) -> Vec<Attachm
 }
 
 fn inspect_one(tree: &Tree, name: &str, cgroup: Option<&Cgroup>) -> Attachment {
-    let found = sys::get(&tree.links().join(name)).and_then(|link| sys::link_facts(link.as_fd())).and_then(|link| {
-        let facts = sys::prog_by_id(link.prog_id).and_then(|prog| sys::prog_facts(prog.as_fd()))?;
-        Ok((link.cgroup_id, facts.tag))
-    });
+    let found =
+        sys::get(&tree.links().join(name)).and_then(|link| sys::link_facts(link.as_fd())).and_then(|link| {
+            let facts = sys::prog_by_id(link.prog_id).and_then(|prog| sys::prog_facts(prog.as_fd()))?;
+            Ok((link.cgroup_id, facts.tag))
+        });
     let problem = match &found {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Some("not attached: no agent has attached it, or its link was removed".into()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            Some("not attached: no agent has attached it, or its link was removed".into())
+        }
         Err(e) => Some(format!("its link cannot be read: {e}")),
-        Ok((0, _)) => Some("detached: its cgroup is gone, or it was detached by force; a start of the agent attaches it".into()),
+        Ok((0, _)) => Some(
+            "detached: its cgroup is gone, or it was detached by force; a start of the agent attaches it"
+                .into(),
+        ),
         Ok((id, _)) => cgroup
             .filter(|cgroup| cgroup.id != *id)
             .map(|cgroup| format!("attached to another cgroup (id {id}) than {}", cgroup.path.display())),
     };
-    Attachment { name: name.to_owned(), loaded_tag: found.ok().filter(|(id, _)| *id != 0).map(|(_, tag)| tag), problem }
+    Attachment {
+        name: name.to_owned(),
+        loaded_tag: found.ok().filter(|(id, _)| *id != 0).map(|(_, tag)| tag),
+        problem,
+    }
 }
 
 /// Removes pinned links of programs that this version does not have.
 pub(crate) fn remove_unknown(tree: &Tree, units: &[Unit]) -> Result<()> {
     let known = |name: &str| units.iter().any(|unit| unit.programs.contains(&name));
     for name in names(&tree.links()).iter().filter(|name| !known(name)) {
-        let pin = tree.links().join(name);
-        fs::remove_file(&pin).with_context(|| format!("remove the link {}", pin.display()))?;
+        detach(&tree.links().join(name))?;
     }
     Ok(())
 }
@@ -167,11 +253,18 @@ pub(crate) fn remove_unknown(tree: &Tree, units: &[Unit]) -> Result<()> {
 /// Detaches everything: the programs that translate first.
 pub(crate) fn detach_all(tree: &Tree, units: &[Unit]) -> Result<Vec<String>> {
     let mut pinned = names(&tree.links());
-    let order = |name: &String| units.iter().find_map(|unit| unit.programs.iter().position(|known| known == name));
+    let order =
+        |name: &String| units.iter().find_map(|unit| unit.programs.iter().position(|known| known == name));
     pinned.sort_by_key(|name| std::cmp::Reverse(order(name)));
     for name in &pinned {
-        let pin = tree.links().join(name);
-        fs::remove_file(&pin).with_context(|| format!("remove the link {}", pin.display()))?;
+        detach(&tree.links().join(name))?;
     }
     Ok(pinned)
+}
+
+/// Detaches the program of a pinned link, and unpins it.
+fn detach(pin: &Path) -> Result<()> {
+    // What cannot be opened or detached goes with its pin.
+    let _ = sys::get(pin).and_then(|link| sys::link_detach(link.as_fd()));
+    fs::remove_file(pin).with_context(|| format!("remove the link {}", pin.display()))
 }

@@ -69,13 +69,15 @@ impl Datapath {
         let mut places = Vec::new();
         for (at, group) in GROUPS.iter().enumerate() {
             for name in group.maps {
-                let (_, map) = self.maps.iter().find(|(known, _)| known == name).context("every map is held")?;
+                let (_, map) =
+                    self.maps.iter().find(|(known, _)| known == name).context("every map is held")?;
                 let moves = group.name != "flow";
                 let side = if moves { Side::Grown } else { self.sides[at] };
                 let pin = self.tree.dir(group, side).join(name);
                 let wanted = size_of(name, limits, 0).filter(|_| moves).unwrap_or(map.max_entries());
                 if moves && wanted == map.max_entries() {
-                    sys::pin(map.as_fd(), &pin).with_context(|| format!("pin {name} at {}", pin.display()))?;
+                    sys::pin(map.as_fd(), &pin)
+                        .with_context(|| format!("pin {name} at {}", pin.display()))?;
                 }
                 places.push(Place { map: name, pin: Some(pin), size: Some(wanted) });
             }
@@ -87,12 +89,17 @@ impl Datapath {
     fn copy_rows(&self, loaded: &Loaded) -> Result<Vec<u64>> {
         let mut counted = Vec::new();
         for (name, old) in &self.maps {
-            let (_, new) = loaded.maps.iter().find(|(known, _)| known == name).context("every map is loaded")?;
+            let (_, new) =
+                loaded.maps.iter().find(|(known, _)| known == name).context("every map is loaded")?;
             if sys::map_id(old.as_fd())? == sys::map_id(new.as_fd())? {
                 continue;
             }
             let copied = if old.map_type() == libbpf_rs::MapType::Array {
-                copy_array(old, new).map(|words| if *name == Map::Stats.name() { counted = words })
+                copy_array(old, new).map(|words| {
+                    if *name == Map::Stats.name() {
+                        counted = words;
+                    }
+                })
             } else {
                 copy_hash(old, new)
             };
@@ -118,7 +125,8 @@ impl Datapath {
 
     /// Adds what was counted in the old map after it was copied.
     fn add_missed_counts(&self, old: &[(&'static str, MapHandle)], counted: &[u64]) -> Result<()> {
-        let (_, old) = old.iter().find(|(name, _)| *name == Map::Stats.name()).context("bl_stats is a map")?;
+        let (_, old) =
+            old.iter().find(|(name, _)| *name == Map::Stats.name()).context("bl_stats is a map")?;
         let new = self.map(Map::Stats)?;
         if counted.is_empty() {
             return Ok(());

@@ -73,16 +73,38 @@ pub struct Knobs {
 impl Knobs {
     /// What this kernel allows, everything checked.
     pub fn probe() -> Knobs {
-        Knobs { has_set_retval: super::kernel::has_set_retval(), check_generation: true }
+        Knobs { has_set_retval: super::kernel::has_set_retval(), ..Knobs::ordinary() }
+    }
+
+    /// For programs that read no knob.
+    pub(crate) const fn ordinary() -> Knobs {
+        Knobs { has_set_retval: false, check_generation: true }
     }
 
     fn apply(self, open: &mut OpenBeelineSkel<'_>) {
         if let Some(rodata) = &mut open.maps.rodata_data {
-            rodata.bl_has_set_retval = self.has_set_retval.into();
-            rodata.bl_check_generation = self.check_generation.into();
+            rodata.bl_has_set_retval = self.has_set_retval;
+            rodata.bl_check_generation = self.check_generation;
         }
     }
 }
+
+/// Where the programs of [`SOCKET`] go, in its order.
+pub(crate) const SOCKET_ATTACH_TYPES: [u32; 9] = [
+    libbpf_sys::BPF_CGROUP_INET_SOCK_RELEASE,
+    libbpf_sys::BPF_CGROUP_INET4_GETPEERNAME,
+    libbpf_sys::BPF_CGROUP_INET6_GETPEERNAME,
+    libbpf_sys::BPF_CGROUP_UDP4_RECVMSG,
+    libbpf_sys::BPF_CGROUP_UDP6_RECVMSG,
+    libbpf_sys::BPF_CGROUP_UDP4_SENDMSG,
+    libbpf_sys::BPF_CGROUP_UDP6_SENDMSG,
+    libbpf_sys::BPF_CGROUP_INET4_CONNECT,
+    libbpf_sys::BPF_CGROUP_INET6_CONNECT,
+];
+
+/// The program that learns the cookie of the own network namespace, attached for a moment.
+pub(crate) const LEARN_NETNS: Unit =
+    Unit { name: "aid", feature: "socket_lb", programs: &["bl_learn_netns"] };
 
 /// One map of a load.
 #[derive(Clone, Debug)]
@@ -131,14 +153,14 @@ pub struct Loaded {
 /// # Errors
 /// The kernel refused a map or a program. The message names unit and feature, and ends with the
 /// last lines of libbpf's log; the whole log is saved to `log`.
-pub fn load(unit: &Unit, placement: &Placement, knobs: Knobs, log: &Path) -> Result<Loaded> {
+pub fn load(unit: &Unit, placement: &[Place], knobs: Knobs, log: &Path) -> Result<Loaded> {
     let capture = Capture::start();
     let loaded = try_load(unit, placement, knobs);
     let text = capture.finish();
     loaded.map_err(|e| explain(unit, &e, &text, log))
 }
 
-fn try_load(unit: &Unit, placement: &Placement, knobs: Knobs) -> Result<Loaded> {
+fn try_load(unit: &Unit, placement: &[Place], knobs: Knobs) -> Result<Loaded> {
     let mut storage = MaybeUninit::uninit();
     let mut open = BeelineSkelBuilder::default().open(&mut storage).context("open the skeleton")?;
     knobs.apply(&mut open);
@@ -152,7 +174,7 @@ fn try_load(unit: &Unit, placement: &Placement, knobs: Knobs) -> Result<Loaded> 
 }
 
 /// Sets pins and sizes; maps that are not placed are not created.
-fn place(open: &mut OpenBeelineSkel<'_>, placement: &Placement) -> Result<()> {
+fn place(open: &mut OpenBeelineSkel<'_>, placement: &[Place]) -> Result<()> {
     for mut map in open.open_object_mut().maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
         if !name.starts_with("bl_") {
@@ -172,7 +194,7 @@ fn place(open: &mut OpenBeelineSkel<'_>, placement: &Placement) -> Result<()> {
     Ok(())
 }
 
-fn collect(unit: &Unit, placement: &Placement, object: &Object) -> Result<Loaded> {
+fn collect(unit: &Unit, placement: &[Place], object: &Object) -> Result<Loaded> {
     let mut programs = Vec::new();
     for name in unit.programs {
         let program = object
@@ -201,7 +223,8 @@ fn collect(unit: &Unit, placement: &Placement, object: &Object) -> Result<Loaded
 /// Pins are for root, and for the group to read.
 pub(crate) fn restrict(pin: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(pin, fs::Permissions::from_mode(0o640)).with_context(|| format!("chmod 0640 {}", pin.display()))
+    fs::set_permissions(pin, fs::Permissions::from_mode(0o640))
+        .with_context(|| format!("chmod 0640 {}", pin.display()))
 }
 
 /// The tags of a unit's programs as this binary ships them: loaded against maps of their own, never attached.
@@ -212,7 +235,8 @@ pub fn shipped_tags(unit: &Unit, knobs: Knobs) -> Result<Vec<(&'static str, Stri
     let capture = Capture::start();
     let loaded = try_load(unit, &scratch(), knobs);
     drop(capture.finish());
-    let loaded = loaded.with_context(|| format!("load the programs of unit {} to compare them", unit.name))?;
+    let loaded =
+        loaded.with_context(|| format!("load the programs of unit {} to compare them", unit.name))?;
     Ok(loaded.programs.into_iter().map(|program| (program.name, program.tag)).collect())
 }
 
@@ -260,7 +284,11 @@ fn explain(unit: &Unit, error: &anyhow::Error, printed: &str, log: &Path) -> any
     }
     match save(log, printed) {
         Ok(()) => {
-            let _ = write!(text, "\nthe whole log is in {}; `beeline doctor` says what this kernel lacks", log.display());
+            let _ = write!(
+                text,
+                "\nthe whole log is in {}; `beeline doctor` says what this kernel lacks",
+                log.display()
+            );
         }
         Err(e) => {
             let _ = write!(text, "\nthe whole log could not be saved to {}: {e}", log.display());

@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod load;
 pub mod maps;
 pub mod pins;
+pub mod remove;
 mod skel;
 pub mod stats;
 mod sys;
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapHandle};
 
-use crate::plan::table::{Limits, Map, Op, Tables, TableError};
+use crate::plan::table::{Limits, Map, Op, TableError, Tables};
 use attach::{Attachment, Cgroup};
 use load::{GROUPS, Knobs, Loaded, Place, Placement, Program, SOCKET};
 use maps::{OpenError, PinnedTables, Reader};
@@ -45,7 +46,8 @@ pub struct Options {
 }
 
 /// The smallest tables: a handful of Services.
-pub const SMALLEST: Limits = Limits { frontends: 1024, services: 512, slots: 4096, backends: 2048, names: 1024 };
+pub const SMALLEST: Limits =
+    Limits { frontends: 1024, services: 512, slots: 4096, backends: 2048, names: 1024 };
 
 /// Sockets in `bl_flows` unless told otherwise. Its buckets take 4 MiB of kernel memory.
 const FLOWS: u32 = 1 << 18;
@@ -65,7 +67,7 @@ impl Options {
 }
 
 /// The data path of one agent: its programs and the tables they read. Dropping it leaves the published
-/// data path in place; only [`cleanup`](crate::cli::cleanup) takes it down.
+/// data path in place; only [`remove::remove_all`] takes it down.
 #[derive(Debug)]
 pub struct Datapath {
     tree: Tree,
@@ -108,7 +110,17 @@ impl Datapath {
             }
         };
         let tables = PinnedTables::new(&maps, options.quiesce)?;
-        Ok(Datapath { tree, _lock: lock, cgroup, options: options.clone(), sides, programs, maps, tables, fresh })
+        Ok(Datapath {
+            tree,
+            _lock: lock,
+            cgroup,
+            options: options.clone(),
+            sides,
+            programs,
+            maps,
+            tables,
+            fresh,
+        })
     }
 
     /// The tables are new and empty: nothing was adopted, and nothing is served from them before
@@ -134,7 +146,8 @@ impl Datapath {
 
     /// The tables are what the attached programs read.
     pub fn is_published(&self) -> bool {
-        self.sides == [Side::Place; GROUPS.len()] && self.attachments().iter().all(|one| one.problem.is_none())
+        self.sides == [Side::Place; GROUPS.len()]
+            && self.attachments().iter().all(|one| one.problem.is_none())
     }
 
     /// What is attached now.

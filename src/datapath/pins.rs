@@ -16,12 +16,7 @@ use nix::fcntl::{RenameFlags, renameat2};
 
 use super::load::{GROUPS, Group};
 use super::sys;
-
-/// `f_type` of a bpffs.
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-
-/// Where bpffs is expected unless `--bpf-root` says otherwise.
-pub const DEFAULT_BPF_ROOT: &str = "/sys/fs/bpf";
+use crate::host::mount;
 
 /// Where the logs of rejected programs go.
 pub const RUN_DIR: &str = "/run/beeline";
@@ -92,7 +87,9 @@ impl Tree {
 
     /// Groups of other layouts that lie here, as `group-layout`: another version's tables.
     pub fn strangers(&self) -> Vec<String> {
-        let known = |name: &str| GROUPS.iter().any(|group| name.starts_with(&format!("{}-{}", group.name, group.layout)));
+        let known = |name: &str| {
+            GROUPS.iter().any(|group| name.starts_with(&format!("{}-{}", group.name, group.layout)))
+        };
         names(&self.root).into_iter().filter(|name| name != "links" && !known(name)).collect()
     }
 }
@@ -100,31 +97,27 @@ impl Tree {
 /// The names in a folder, sorted; none if it cannot be read.
 pub(crate) fn names(dir: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    let mut names: Vec<String> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> =
+        entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
 
-/// Whether a path lies on a bpffs.
-pub fn is_bpffs(path: &Path) -> bool {
-    nix::sys::statfs::statfs(path).is_ok_and(|fs| i64::from(fs.filesystem_type().0) == BPF_FS_MAGIC)
-}
-
-/// Makes sure that `bpf_root` is a bpffs: mounts one at [`DEFAULT_BPF_ROOT`] if that has none.
+/// Makes sure that `bpf_root` is a bpffs: mounts one at [`mount::BPFFS`] if that has none.
 ///
 /// # Errors
 /// Another root is no bpffs (the message names the command), or the mount fails.
 pub fn ensure_bpffs(bpf_root: &Path) -> Result<()> {
-    if is_bpffs(bpf_root) {
+    if mount::is_bpffs(bpf_root) {
         return Ok(());
     }
     let shown = bpf_root.display();
-    if bpf_root != Path::new(DEFAULT_BPF_ROOT) {
-        bail!("{shown} is not on a bpffs, which keeps the tables: mount -t bpf bpf {shown}, or name one with --bpf-root");
+    if bpf_root != Path::new(mount::BPFFS) {
+        bail!(
+            "{shown} is not on a bpffs, which keeps the tables: mount -t bpf bpf {shown}, or name one with --bpf-root"
+        );
     }
-    let flags = nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV | nix::mount::MsFlags::MS_NOEXEC;
-    nix::mount::mount(Some("bpf"), bpf_root, Some("bpf"), flags, Some("mode=0700"))
-        .with_context(|| format!("mount a bpffs at {shown}, which has none (mount -t bpf bpf {shown})"))
+    mount::mount_bpffs(bpf_root)
 }
 
 /// The lock of a tree: whoever holds it writes the tables. It is an flock(2) on the folder itself,
@@ -156,6 +149,11 @@ pub enum LockError {
 }
 
 impl TreeLock {
+    /// Who holds the lock, without touching it: `pid 4711 (beeline run …)`. `None` if nobody does.
+    pub fn holder(tree: &Tree) -> Option<String> {
+        holder(&File::open(&tree.root).ok()?)
+    }
+
     /// Locks the tree, which must exist.
     ///
     /// # Errors
@@ -179,7 +177,6 @@ impl TreeLock {
             }
         }
     }
-
 }
 
 /// Who holds the flock on a folder, from `/proc/locks`: `pid 4711 (beeline run …)`.
@@ -188,7 +185,9 @@ fn holder(dir: &File) -> Option<String> {
     let (major, minor) = (nix::sys::stat::major(meta.dev()), nix::sys::stat::minor(meta.dev()));
     let id = format!("{major:02x}:{minor:02x}:{}", meta.ino());
     let locks = fs::read_to_string("/proc/locks").ok()?;
-    let line = locks.lines().find(|line| line.contains("FLOCK") && line.split_whitespace().any(|word| word == id))?;
+    let line = locks
+        .lines()
+        .find(|line| line.contains("FLOCK") && line.split_whitespace().any(|word| word == id))?;
     let pid = line.split_whitespace().nth(4)?;
     let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
     Some(format!("pid {pid} ({})", command.trim()))

@@ -30,9 +30,8 @@ impl Reader {
     /// # Errors
     /// The map could not be read.
     pub fn stats(&self) -> io::Result<Vec<(ServiceId, Stats)>> {
-        let rows = self.array::<4>(Map::Stats.name())?;
-        let row = |(id, words): (u32, [u64; 4])| (ServiceId(id), wire::from_words::<wire::bl_stats>(&words).into());
-        Ok(rows.into_iter().map(row).collect())
+        let rows = self.array::<wire::bl_stats>(Map::Stats.name())?;
+        Ok(rows.into_iter().map(|(id, row)| (ServiceId(id), row.into())).collect())
     }
 
     /// The counters of one service index; zero if there is no such row.

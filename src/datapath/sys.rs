@@ -24,15 +24,55 @@ fn c_path(path: &Path) -> io::Result<CString> {
 }
 
 /// Attaches a program to a cgroup by a link.
-pub(crate) fn link_create(prog: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
+pub(crate) fn link_create(
+    prog: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
     // SAFETY: both descriptors are open; no options.
-    owned(unsafe { libbpf_sys::bpf_link_create(prog.as_raw_fd(), cgroup.as_raw_fd(), attach_type, std::ptr::null()) })
+    owned(unsafe {
+        libbpf_sys::bpf_link_create(prog.as_raw_fd(), cgroup.as_raw_fd(), attach_type, std::ptr::null())
+    })
 }
 
 /// Replaces the program of a link, atomically.
 pub(crate) fn link_update(link: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: both descriptors are open; no options.
-    check(unsafe { libbpf_sys::bpf_link_update(link.as_raw_fd(), prog.as_raw_fd(), std::ptr::null()) }).map(drop)
+    check(unsafe { libbpf_sys::bpf_link_update(link.as_raw_fd(), prog.as_raw_fd(), std::ptr::null()) })
+        .map(drop)
+}
+
+/// Detaches the program of a link at once. Closing or unpinning a link does so some time later.
+pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: an open descriptor.
+    check(unsafe { libbpf_sys::bpf_link_detach(link.as_raw_fd()) }).map(drop)
+}
+
+/// Asks for a link without program and cgroup: `EBADF` where links exist.
+pub(crate) fn link_create_nothing() -> io::Result<()> {
+    // SAFETY: invalid descriptors are refused; no options.
+    check(unsafe {
+        libbpf_sys::bpf_link_create(-1, -1, libbpf_sys::BPF_CGROUP_INET4_CONNECT, std::ptr::null())
+    })
+    .map(drop)
+}
+
+/// Asks to update no link: `EBADF` where links can be updated.
+pub(crate) fn link_update_nothing() -> io::Result<()> {
+    // SAFETY: invalid descriptors are refused; no options.
+    check(unsafe { libbpf_sys::bpf_link_update(-1, -1, std::ptr::null()) }).map(drop)
+}
+
+/// The cookie of a socket, as BPF programs see it (`bpf_get_socket_cookie`).
+pub(crate) fn socket_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    let at: *mut u64 = &mut cookie;
+    // SAFETY: `at` and `len` describe 8 bytes that outlive the call.
+    let ret = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE, at.cast(), &mut len)
+    };
+    if ret == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Pins an object.
@@ -80,7 +120,6 @@ pub(crate) fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
 /// What the kernel says of a program.
 #[derive(Clone, Debug)]
 pub(crate) struct ProgFacts {
-    pub id: u32,
     pub name: String,
     /// The kernel's hash of its instructions, in hex.
     pub tag: String,
@@ -90,7 +129,8 @@ pub(crate) struct ProgFacts {
 
 pub(crate) fn prog_facts(prog: BorrowedFd<'_>) -> io::Result<ProgFacts> {
     let mut maps = [0u32; 64];
-    let mut info = libbpf_sys::bpf_prog_info { nr_map_ids: 64, map_ids: maps.as_mut_ptr() as u64, ..Default::default() };
+    let mut info =
+        libbpf_sys::bpf_prog_info { nr_map_ids: 64, map_ids: maps.as_mut_ptr() as u64, ..Default::default() };
     let mut len = size_of_val(&info) as u32;
     // SAFETY: `info` is zeroed but for `map_ids`, which points to room for `nr_map_ids` ids.
     check(unsafe { libbpf_sys::bpf_prog_get_info_by_fd(prog.as_raw_fd(), &mut info, &mut len) })?;
@@ -98,7 +138,7 @@ pub(crate) fn prog_facts(prog: BorrowedFd<'_>) -> io::Result<ProgFacts> {
     let name = unsafe { CStr::from_ptr(info.name.as_ptr()) }.to_string_lossy().into_owned();
     let used = (info.nr_map_ids as usize).min(maps.len());
     let tag = info.tag.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(ProgFacts { id: info.id, name, tag, maps: maps[..used].to_vec() })
+    Ok(ProgFacts { name, tag, maps: maps[..used].to_vec() })
 }
 
 /// The id of a map.
@@ -116,7 +156,14 @@ pub(crate) fn prog_query(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result
     let (mut count, mut flags) = (64u32, 0u32);
     // SAFETY: `ids` has room for `count` ids; the others are plain out-arguments.
     check(unsafe {
-        libbpf_sys::bpf_prog_query(cgroup.as_raw_fd(), attach_type, 0, &mut flags, ids.as_mut_ptr(), &mut count)
+        libbpf_sys::bpf_prog_query(
+            cgroup.as_raw_fd(),
+            attach_type,
+            0,
+            &mut flags,
+            ids.as_mut_ptr(),
+            &mut count,
+        )
     })?;
     Ok((ids[..(count as usize).min(64)].to_vec(), flags))
 }
@@ -142,8 +189,10 @@ pub(crate) fn map_create(
 /// Puts one element. The slices hold exactly one key and one value of the map.
 pub(crate) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
     // SAFETY: the callers pass slices of the map's key and value size; the kernel only reads them.
-    check(unsafe { libbpf_sys::bpf_map_update_elem(map.as_raw_fd(), key.as_ptr().cast(), value.as_ptr().cast(), 0) })
-        .map(drop)
+    check(unsafe {
+        libbpf_sys::bpf_map_update_elem(map.as_raw_fd(), key.as_ptr().cast(), value.as_ptr().cast(), 0)
+    })
+    .map(drop)
 }
 
 /// Deletes one element; `false` if there was none.
@@ -169,7 +218,12 @@ pub(crate) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::R
 }
 
 /// Puts `count` elements, given as keys and values one after the other.
-pub(crate) fn update_batch(map: BorrowedFd<'_>, keys: &[u8], values: &[u8], mut count: u32) -> io::Result<()> {
+pub(crate) fn update_batch(
+    map: BorrowedFd<'_>,
+    keys: &[u8],
+    values: &[u8],
+    mut count: u32,
+) -> io::Result<()> {
     let opts = batch_opts();
     // SAFETY: the slices hold `count` keys and values of the map's sizes; the kernel only reads them.
     check(unsafe {
@@ -218,14 +272,18 @@ pub(crate) fn lookup_batch(
 }
 
 fn batch_opts() -> libbpf_sys::bpf_map_batch_opts {
-    libbpf_sys::bpf_map_batch_opts { sz: size_of::<libbpf_sys::bpf_map_batch_opts>() as _, ..Default::default() }
+    libbpf_sys::bpf_map_batch_opts {
+        sz: size_of::<libbpf_sys::bpf_map_batch_opts>() as _,
+        ..Default::default()
+    }
 }
 
 /// The key after `key` (the first if `None`), written to `next`; `false` at the end.
 pub(crate) fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
     let from = key.map_or(std::ptr::null(), |key| key.as_ptr().cast());
     // SAFETY: the slices have the map's key size.
-    match check(unsafe { libbpf_sys::bpf_map_get_next_key(map.as_raw_fd(), from, next.as_mut_ptr().cast()) }) {
+    match check(unsafe { libbpf_sys::bpf_map_get_next_key(map.as_raw_fd(), from, next.as_mut_ptr().cast()) })
+    {
         Ok(_) => Ok(true),
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
         Err(e) => Err(e),

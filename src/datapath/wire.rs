@@ -12,15 +12,15 @@ use ipnet::IpNet;
 use plain::Plain;
 
 pub(crate) use super::skel::types::{
-    bl_addr, bl_agent, bl_backend, bl_endpoint, bl_flow, bl_frontend_key, bl_more_key, bl_name, bl_name_key,
-    bl_prefix_key, bl_service, bl_stats,
+    bl_addr, bl_agent, bl_aid, bl_backend, bl_endpoint, bl_flow, bl_frontend_key, bl_more_key, bl_name,
+    bl_name_key, bl_prefix_key, bl_service, bl_stats,
 };
 use crate::model::addr::{Family, Protocol};
 use crate::model::names::{ObjectName, ServicePortName};
 use crate::plan::rule::RuleSet;
 use crate::plan::table::{
-    BackendId, BackendRow, BackendState, EndpointInfo, Frontend, FrontendKey, FrontendKind, NetnsClass, Policy, Prefix,
-    PrefixClass, ServiceId, ServiceName, ServiceRow, SetWord, Settings, TextId,
+    BackendId, BackendRow, BackendState, EndpointInfo, Frontend, FrontendKey, FrontendKind, NetnsClass,
+    Policy, Prefix, PrefixClass, ServiceId, ServiceName, ServiceRow, SetWord, Settings, TextId,
 };
 
 macro_rules! wire {
@@ -48,6 +48,7 @@ wire! {
         service @ 48, netns @ 56,
     }
     bl_more_key = 16 { cookie @ 0, seq @ 8 }
+    bl_aid = 16 { socket @ 0, netns @ 8 }
     bl_stats = 32 { connections @ 0, refused @ 8, dropped @ 16 }
 }
 
@@ -83,12 +84,6 @@ pub(crate) fn bytes<T: Plain>(value: &T) -> &[u8] {
 pub(crate) fn words<T: Plain, const N: usize>(value: &T) -> [u64; N] {
     let all = bytes(value).as_chunks::<8>().0;
     std::array::from_fn(|i| u64::from_ne_bytes(all[i]))
-}
-
-/// A struct from the words of its row.
-pub(crate) fn from_words<T: Plain + Default>(words: &[u64]) -> T {
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    read(&bytes).expect("a row has the words of its struct")
 }
 
 pub(crate) fn addr(addr: IpAddr) -> bl_addr {
@@ -344,7 +339,9 @@ pub(crate) fn read_prefix(key: &bl_prefix_key) -> Option<Prefix> {
 }
 
 pub(crate) fn read_netns(class: u32) -> Option<NetnsClass> {
-    [NetnsClass::Host, NetnsClass::Pod, NetnsClass::PacketOnly].into_iter().find(|known| *known as u32 == class)
+    [NetnsClass::Host, NetnsClass::Pod, NetnsClass::PacketOnly]
+        .into_iter()
+        .find(|known| *known as u32 == class)
 }
 
 pub(crate) fn agent(settings: &Settings) -> bl_agent {

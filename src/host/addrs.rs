@@ -5,9 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
-};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::{AddressMessageBuilder, RouteMessageBuilder};
 
@@ -60,11 +58,8 @@ impl Netlink {
     /// There is no such link, or it has the address already.
     pub fn add_address(&mut self, link: &str, address: IpNet) -> Result<()> {
         let index = self.index_of(link)?;
-        self.create(
-            RouteNetlinkMessage::NewAddress(message(index, address)),
-            IfThere::Refuse,
-        )
-        .with_context(|| format!("add address {address} to link {link}"))
+        self.create(RouteNetlinkMessage::NewAddress(message(index, address)), IfThere::Refuse)
+            .with_context(|| format!("add address {address} to link {link}"))
     }
 
     /// Takes an address from a link.
@@ -98,33 +93,20 @@ impl Netlink {
     }
 
     fn route(&mut self, route: Route<'_>) -> Result<RouteMessage> {
-        let same = route
-            .via
-            .is_none_or(|via| via.is_ipv4() == route.to.addr().is_ipv4());
-        ensure!(
-            same,
-            "route to {}: the next hop is of the other address family",
-            route.to
-        );
+        let same = route.via.is_none_or(|via| via.is_ipv4() == route.to.addr().is_ipv4());
+        ensure!(same, "route to {}: the next hop is of the other address family", route.to);
         let index = self.index_of(route.link)?;
         let (length, onlink) = (route.to.prefix_len(), route.onlink);
         Ok(match (route.to.network(), route.via) {
             (IpAddr::V4(to), via) => {
                 let builder = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, length);
-                let builder = if let Some(IpAddr::V4(via)) = via {
-                    builder.gateway(via)
-                } else {
-                    link_scope(builder)
-                };
+                let builder =
+                    if let Some(IpAddr::V4(via)) = via { builder.gateway(via) } else { link_scope(builder) };
                 finish(builder, index, onlink)
             }
             (IpAddr::V6(to), via) => {
                 let builder = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(to, length);
-                let builder = if let Some(IpAddr::V6(via)) = via {
-                    builder.gateway(via)
-                } else {
-                    builder
-                };
+                let builder = if let Some(IpAddr::V6(via)) = via { builder.gateway(via) } else { builder };
                 finish(builder, index, onlink)
             }
         })
@@ -138,24 +120,14 @@ fn link_scope(builder: RouteMessageBuilder<Ipv4Addr>) -> RouteMessageBuilder<Ipv
 
 fn finish<T>(builder: RouteMessageBuilder<T>, index: u32, onlink: bool) -> RouteMessage {
     let builder = builder.output_interface(index);
-    if onlink {
-        builder.onlink().build()
-    } else {
-        builder.build()
-    }
+    if onlink { builder.onlink().build() } else { builder.build() }
 }
 
 fn message(index: u32, address: IpNet) -> AddressMessage {
     let length = address.prefix_len();
     let mut message = match address.addr() {
-        IpAddr::V4(ip) => AddressMessageBuilder::<Ipv4Addr>::new()
-            .index(index)
-            .address(ip, length)
-            .build(),
-        IpAddr::V6(ip) => AddressMessageBuilder::<Ipv6Addr>::new()
-            .index(index)
-            .address(ip, length)
-            .build(),
+        IpAddr::V4(ip) => AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(ip, length).build(),
+        IpAddr::V6(ip) => AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(ip, length).build(),
     };
     message.header.flags = AddressHeaderFlags::Nodad;
     message
@@ -176,9 +148,5 @@ fn read(message: &AddressMessage) -> Option<Address> {
         AddressAttribute::Flags(flags) => flags.contains(AddressFlags::Tentative),
         _ => false,
     });
-    Some(Address {
-        link: message.header.index,
-        net,
-        tentative,
-    })
+    Some(Address { link: message.header.index, net, tentative })
 }

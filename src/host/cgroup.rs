@@ -31,9 +31,7 @@ pub fn root_in(mountinfo: &str) -> Option<PathBuf> {
 
 fn root_of(mounts: &[Mount]) -> Option<PathBuf> {
     let v2 = || mounts.iter().filter(|m| m.fstype == "cgroup2");
-    v2().find(|m| m.root == Path::new("/"))
-        .or_else(|| v2().next())
-        .map(|m| m.target.clone())
+    v2().find(|m| m.root == Path::new("/")).or_else(|| v2().next()).map(|m| m.target.clone())
 }
 
 /// The mount of the v1 memory controller, where there is one.
@@ -41,8 +39,7 @@ fn root_of(mounts: &[Mount]) -> Option<PathBuf> {
 /// # Errors
 /// `/proc/self/mountinfo` cannot be read.
 pub fn v1_memory_root() -> Result<Option<PathBuf>> {
-    let memory =
-        |m: &Mount| m.fstype == "cgroup" && m.super_options.split(',').any(|o| o == "memory");
+    let memory = |m: &Mount| m.fstype == "cgroup" && m.super_options.split(',').any(|o| o == "memory");
     Ok(mounts()?.into_iter().find(memory).map(|m| m.target))
 }
 
@@ -108,9 +105,7 @@ pub fn children(path: &Path) -> Result<Vec<String>> {
 /// # Errors
 /// The cgroup does not exist.
 pub fn id(path: &Path) -> Result<u64> {
-    Ok(fs::metadata(path)
-        .with_context(|| format!("stat cgroup {}", path.display()))?
-        .ino())
+    Ok(fs::metadata(path).with_context(|| format!("stat cgroup {}", path.display()))?.ino())
 }
 
 /// Removes a cgroup with all below it. Nothing is moved and nothing is killed: a cgroup with processes
@@ -133,18 +128,13 @@ fn remove_until(path: &Path, deadline: Instant) -> Result<()> {
         match fs::remove_dir(path) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error)
-                if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
-            {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(2));
             }
             Err(error) => {
                 let inside = processes(path).unwrap_or_default();
                 return Err(error).with_context(|| {
-                    format!(
-                        "remove cgroup {}, processes inside: {inside:?}",
-                        path.display()
-                    )
+                    format!("remove cgroup {}, processes inside: {inside:?}", path.display())
                 });
             }
         }
@@ -164,10 +154,7 @@ pub fn kill_all(path: &Path) -> Result<()> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            bail!(
-                "processes {members:?} in cgroup {} do not end",
-                path.display()
-            );
+            bail!("processes {members:?} in cgroup {} do not end", path.display());
         }
         if fs::write(path.join("cgroup.kill"), "1").is_err() {
             for &pid in &members {
@@ -199,10 +186,7 @@ mod tests {
 
     #[test]
     fn cgroup2_is_found_beside_v1() {
-        assert_eq!(
-            root_in(BESIDE_V1).as_deref(),
-            Some(Path::new("/sys/fs/cgroup/unified"))
-        );
+        assert_eq!(root_in(BESIDE_V1).as_deref(), Some(Path::new("/sys/fs/cgroup/unified")));
     }
 
     #[test]
@@ -218,9 +202,6 @@ mod tests {
 
     #[test]
     fn without_cgroup2_there_is_no_root() {
-        assert_eq!(
-            root_in("35 31 0:32 / /sys/fs/cgroup rw - cgroup cgroup rw,memory\n"),
-            None
-        );
+        assert_eq!(root_in("35 31 0:32 / /sys/fs/cgroup rw - cgroup cgroup rw,memory\n"), None);
     }
 }

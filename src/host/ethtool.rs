@@ -7,14 +7,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 /// The offloads asked for, by the name `ethtool -k` gives them, with the command of the old ioctl.
-const OFFLOADS: [(&str, u32); 6] = [
-    ("rx", 0x14),
-    ("tx", 0x16),
-    ("sg", 0x18),
-    ("tso", 0x1e),
-    ("gso", 0x23),
-    ("gro", 0x2b),
-];
+const OFFLOADS: [(&str, u32); 6] =
+    [("rx", 0x14), ("tx", 0x16), ("sg", 0x18), ("tso", 0x1e), ("gso", 0x23), ("gro", 0x2b)];
 
 /// `struct ethtool_value`.
 #[repr(C)]
@@ -34,13 +28,8 @@ pub fn offloads(link: &str) -> Result<Vec<(&'static str, bool)>> {
         "{link:?} is too long for a link's name ({} bytes)",
         libc::IFNAMSIZ - 1
     );
-    let probe = socket(
-        AddressFamily::Inet,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )
-    .context("open a socket to ask for offloads")?;
+    let probe = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+        .context("open a socket to ask for offloads")?;
     let mut found = Vec::new();
     for (name, cmd) in OFFLOADS {
         let mut value = EthtoolValue { cmd, data: 0 };
@@ -51,8 +40,7 @@ pub fn offloads(link: &str) -> Result<Vec<(&'static str, bool)>> {
         }
         request.ifr_ifru.ifru_data = (&raw mut value).cast();
         // SAFETY: `request` and the `value` it points to outlive the call and are what SIOCETHTOOL wants.
-        let asked =
-            unsafe { libc::ioctl(probe.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
+        let asked = unsafe { libc::ioctl(probe.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
         match Errno::result(asked) {
             Ok(_) => found.push((name, value.data != 0)),
             Err(Errno::EOPNOTSUPP) => {}

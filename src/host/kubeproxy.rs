@@ -44,10 +44,7 @@ pub fn leftovers() -> Result<Vec<String>> {
     }
     for legacy in [LegacyTables::V4, LegacyTables::V6] {
         if legacy.has_nat() && legacy.nat_names(CHAIN)? {
-            found.push(format!(
-                "{} (legacy) chain {CHAIN} in table nat",
-                legacy.command()
-            ));
+            found.push(format!("{} (legacy) chain {CHAIN} in table nat", legacy.command()));
         }
     }
     if Path::new(IPVS_LINK).exists() {
@@ -68,14 +65,10 @@ fn nft_chains() -> Result<Vec<(String, String)>> {
     request[0..4].copy_from_slice(&(HEADER as u32).to_ne_bytes());
     request[4..6].copy_from_slice(&(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN).to_ne_bytes());
     request[6..8].copy_from_slice(&NLM_F_REQUEST_DUMP.to_ne_bytes());
-    netlink
-        .send_to(&request, &SocketAddr::new(0, 0), 0)
-        .context("ask netfilter for its chains")?;
+    netlink.send_to(&request, &SocketAddr::new(0, 0), 0).context("ask netfilter for its chains")?;
     let mut chains = Vec::new();
     loop {
-        let (datagram, _) = netlink
-            .recv_from_full()
-            .context("receive netfilter's chains")?;
+        let (datagram, _) = netlink.recv_from_full().context("receive netfilter's chains")?;
         if read_chains(&datagram, &mut chains)? {
             return Ok(chains);
         }
@@ -88,10 +81,7 @@ fn read_chains(datagram: &[u8], chains: &mut Vec<(String, String)>) -> Result<bo
     while rest.len() >= 16 {
         let length = u32_at(rest, 0) as usize;
         if length < 16 || length > rest.len() {
-            bail!(
-                "netfilter sent a message of {length} bytes in {}",
-                rest.len()
-            );
+            bail!("netfilter sent a message of {length} bytes in {}", rest.len());
         }
         let message = &rest[..length];
         match u16_at(message, 4) {
@@ -180,9 +170,7 @@ impl LegacyTables {
         entries[..3].copy_from_slice(b"nat");
         entries[32..36].copy_from_slice(&(size as u32).to_ne_bytes());
         self.getsockopt(GET_ENTRIES, &mut entries)?;
-        Ok(entries
-            .windows(chain.len())
-            .any(|window| window == chain.as_bytes()))
+        Ok(entries.windows(chain.len()).any(|window| window == chain.as_bytes()))
     }
 
     fn getsockopt(self, option: i32, buffer: &mut [u8]) -> Result<()> {
@@ -197,21 +185,11 @@ impl LegacyTables {
         // SAFETY: `buffer` and `length` are valid for the call, and `length` is the buffer's size, which the kernel
         // checks before it writes.
         let done = unsafe {
-            libc::getsockopt(
-                raw.as_raw_fd(),
-                level,
-                option,
-                buffer.as_mut_ptr().cast(),
-                &raw mut length,
-            )
+            libc::getsockopt(raw.as_raw_fd(), level, option, buffer.as_mut_ptr().cast(), &raw mut length)
         };
         if done != 0 {
-            return Err(io::Error::last_os_error()).with_context(|| {
-                format!(
-                    "ask {} for its table nat (needs CAP_NET_ADMIN)",
-                    self.command()
-                )
-            });
+            return Err(io::Error::last_os_error())
+                .with_context(|| format!("ask {} for its table nat (needs CAP_NET_ADMIN)", self.command()));
         }
         Ok(())
     }
@@ -223,11 +201,7 @@ mod tests {
 
     fn chain_message(table: &str, chain: &str) -> Vec<u8> {
         let mut attributes = Vec::new();
-        for (kind, text) in [
-            (NFTA_CHAIN_TABLE, table),
-            (2, "xx"),
-            (NFTA_CHAIN_NAME, chain),
-        ] {
+        for (kind, text) in [(NFTA_CHAIN_TABLE, table), (2, "xx"), (NFTA_CHAIN_NAME, chain)] {
             let length = 4 + text.len() + 1;
             attributes.extend((length as u16).to_ne_bytes());
             attributes.extend(kind.to_ne_bytes());
@@ -255,9 +229,7 @@ mod tests {
                 ("kube-proxy".to_owned(), "services".to_owned())
             ]
         );
-        let done = [
-            20u8, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-        ];
+        let done = [20u8, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         assert!(read_chains(&done, &mut chains).expect("it is well formed"));
     }
 

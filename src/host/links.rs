@@ -1,19 +1,23 @@
 //! Links: listed, made in pairs across namespaces, joined to a bridge, removed.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::LinkFlags;
 use rtnetlink::packet_route::link::{
     InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
 };
+use rtnetlink::packet_route::link::{LinkFlags, State};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::netlink::{IfThere, Netlink};
 
 /// The longest name of a link, in bytes.
 pub const NAME_MAX: usize = libc::IFNAMSIZ - 1;
+
+/// How long [`Netlink::await_running`] waits.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A link of a network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +32,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it was set up.
     pub up: bool,
+    /// Whether packets pass: it is up, so is what it stands on, and the kernel has acted on that.
+    pub running: bool,
     /// The index of what it stands on; for a veth its peer, in the peer's namespace.
     pub link: Option<u32>,
     /// The index of the bridge or bond it belongs to.
@@ -42,9 +48,8 @@ impl Netlink {
     /// # Errors
     /// The kernel refuses the list.
     pub fn links(&mut self) -> Result<Vec<Link>> {
-        let answer = self
-            .dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()))
-            .context("list links")?;
+        let answer =
+            self.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default())).context("list links")?;
         Ok(answer
             .into_iter()
             .filter_map(|message| match message {
@@ -67,10 +72,7 @@ impl Netlink {
     /// # Errors
     /// There is none.
     pub fn index_of(&mut self, name: &str) -> Result<u32> {
-        Ok(self
-            .find_link(name)?
-            .with_context(|| format!("there is no link {name}"))?
-            .index)
+        Ok(self.find_link(name)?.with_context(|| format!("there is no link {name}"))?.index)
     }
 
     /// Makes a veth pair: `name` here, `peer` directly in another namespace. Both are down.
@@ -84,9 +86,7 @@ impl Netlink {
             .name(peer.to_owned())
             .append_extra_attribute(LinkAttribute::NetNsFd(peer_netns.as_raw_fd()))
             .build();
-        let pair = LinkVeth::new(name, peer)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(other)))
-            .build();
+        let pair = LinkVeth::new(name, peer).set_info_data(InfoData::Veth(InfoVeth::Peer(other))).build();
         self.create(RouteNetlinkMessage::NewLink(pair), IfThere::Refuse)
             .with_context(|| format!("make veth pair {name} and {peer}"))
     }
@@ -110,8 +110,23 @@ impl Netlink {
     /// There is no such link.
     pub fn set_up(&mut self, name: &str) -> Result<()> {
         let message = LinkUnspec::new_with_name(name).up().build();
-        self.change(RouteNetlinkMessage::SetLink(message))
-            .with_context(|| format!("set link {name} up"))
+        self.change(RouteNetlinkMessage::SetLink(message)).with_context(|| format!("set link {name} up"))
+    }
+
+    /// Waits until packets pass a link. After both ends of a veth pair are up, the kernel still has to
+    /// give the first of them its queue, which it does in the background (`linkwatch`); until then what
+    /// that end sends is lost, and a lost SYN costs a second.
+    ///
+    /// # Errors
+    /// There is no such link, or its other end is down for five seconds.
+    pub fn await_running(&mut self, name: &str) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.find_link(name)?.with_context(|| format!("there is no link {name}"))?.running {
+            ensure!(Instant::now() < deadline, "link {name} is not running: is its other end up?");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        // The state is set before the queue, both under one lock (RTNL), which this has to wait for.
+        self.set_up(name)
     }
 
     /// Joins a link to a bridge.
@@ -131,8 +146,7 @@ impl Netlink {
     /// There is no such link ([`is_missing`](super::netlink::is_missing)).
     pub fn delete_link(&mut self, name: &str) -> Result<()> {
         let message = LinkUnspec::new_with_name(name).build();
-        self.change(RouteNetlinkMessage::DelLink(message))
-            .with_context(|| format!("delete link {name}"))
+        self.change(RouteNetlinkMessage::DelLink(message)).with_context(|| format!("delete link {name}"))
     }
 }
 
@@ -152,6 +166,7 @@ fn read(message: LinkMessage) -> Link {
         kind: None,
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        running: false,
         link: None,
         master: None,
         mac: None,
@@ -160,6 +175,7 @@ fn read(message: LinkMessage) -> Link {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::OperState(state) => link.running = state == State::Up,
             LinkAttribute::Link(index) => link.link = Some(index),
             LinkAttribute::Controller(index) => link.master = Some(index),
             LinkAttribute::Address(mac) => link.mac = Some(mac.to_vec()),

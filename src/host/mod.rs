@@ -1,12 +1,10 @@
 //! The machine: network namespaces, links, addresses, cgroups, mounts, sysctls,
 //! processes. The only `setns`, and the only place besides `datapath` with `unsafe`.
 
-#![allow(
-    unsafe_code,
-    reason = "the machine is reached by system calls that have no safe wrapper"
-)]
+#![allow(unsafe_code, reason = "the machine is reached by system calls that have no safe wrapper")]
 
 pub mod addrs;
+pub mod caps;
 pub mod cgroup;
 pub mod ethtool;
 pub mod kubeproxy;

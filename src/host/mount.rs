@@ -30,9 +30,7 @@ pub struct Mount {
 /// # Errors
 /// /proc is not mounted.
 pub fn mounts() -> Result<Vec<Mount>> {
-    Ok(parse(
-        &fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?,
-    ))
+    Ok(parse(&fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?))
 }
 
 /// The mounts in the text of a `mountinfo` file; lines that cannot be read are left out.
@@ -47,12 +45,7 @@ fn parse_line(line: &str) -> Option<Mount> {
     let mut back = back.split(' ');
     let fstype = back.next()?.to_owned();
     let super_options = back.nth(1).unwrap_or_default().to_owned();
-    Some(Mount {
-        root: unescape(root),
-        target: unescape(target),
-        fstype,
-        super_options,
-    })
+    Some(Mount { root: unescape(root), target: unescape(target), fstype, super_options })
 }
 
 /// Undoes the kernel's `\040` for blanks, tabs, newlines and backslashes.
@@ -120,11 +113,7 @@ impl BpffsGuard {
     /// # Errors
     /// The directory cannot be made or the mount is refused.
     pub fn ensure(path: &Path) -> Result<Self> {
-        let mut guard = Self {
-            path: path.to_owned(),
-            mounted: false,
-            made_dir: false,
-        };
+        let mut guard = Self { path: path.to_owned(), mounted: false, made_dir: false };
         if is_bpffs(path) {
             return Ok(guard);
         }

@@ -41,10 +41,7 @@ impl Netlink {
     pub fn open() -> Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE).context("open a netlink socket")?;
         socket.bind_auto().context("bind a netlink socket")?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-        })
+        Ok(Self { socket, sequence: 0 })
     }
 
     /// Opens a connection in another namespace, in which it stays.
@@ -61,8 +58,7 @@ impl Netlink {
             IfThere::Refuse => NLM_F_EXCL,
             IfThere::Replace => NLM_F_REPLACE,
         };
-        self.request(message, NLM_F_ACK | NLM_F_CREATE | more)
-            .map(drop)
+        self.request(message, NLM_F_ACK | NLM_F_CREATE | more).map(drop)
     }
 
     /// Changes or deletes something that exists.
@@ -71,10 +67,7 @@ impl Netlink {
     }
 
     /// Reads a list.
-    pub(super) fn dump(
-        &mut self,
-        message: &RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>> {
+    pub(super) fn dump(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
         for _ in 0..DUMP_ATTEMPTS {
             match self.request(message.clone(), NLM_F_DUMP) {
                 Err(error) if is_interrupted(&error) => {}
@@ -84,11 +77,7 @@ impl Netlink {
         bail!("the list changed each of the {DUMP_ATTEMPTS} times it was read")
     }
 
-    fn request(
-        &mut self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> Result<Vec<RouteNetlinkMessage>> {
+    fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
@@ -97,15 +86,8 @@ impl Netlink {
         packet.finalize();
         let mut bytes = vec![0; packet.buffer_len()];
         packet.serialize(&mut bytes);
-        let sent = self
-            .socket
-            .send_to(&bytes, &SocketAddr::new(0, 0), 0)
-            .context("send to netlink")?;
-        ensure!(
-            sent == bytes.len(),
-            "netlink took {sent} of {} bytes",
-            bytes.len()
-        );
+        let sent = self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).context("send to netlink")?;
+        ensure!(sent == bytes.len(), "netlink took {sent} of {} bytes", bytes.len());
         self.answers()
     }
 
@@ -114,17 +96,12 @@ impl Netlink {
         let mut found = Vec::new();
         let mut interrupted = false;
         loop {
-            let (datagram, _) = self
-                .socket
-                .recv_from_full()
-                .context("receive from netlink")?;
+            let (datagram, _) = self.socket.recv_from_full().context("receive from netlink")?;
             let mut rest = datagram.as_slice();
             while !rest.is_empty() {
                 let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
                     .context("read netlink's answer")?;
-                let length = (message.header.length as usize)
-                    .next_multiple_of(4)
-                    .min(rest.len());
+                let length = (message.header.length as usize).next_multiple_of(4).min(rest.len());
                 ensure!(length > 0, "netlink sent a message without length");
                 rest = &rest[length..];
                 if message.header.sequence_number != self.sequence {
@@ -153,9 +130,7 @@ fn interrupted_error() -> anyhow::Error {
 }
 
 fn is_interrupted(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|e| e.kind() == std::io::ErrorKind::Interrupted)
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::Interrupted)
 }
 
 /// Whether an error of this room says that the object does not exist.

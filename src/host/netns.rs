@@ -35,14 +35,8 @@ impl Netns {
         drop(file);
         let made = on_own_thread(|| -> Result<()> {
             unshare(CloneFlags::CLONE_NEWNET).context("unshare a network namespace")?;
-            mount(
-                Some("/proc/thread-self/ns/net"),
-                &path,
-                None::<&str>,
-                MsFlags::MS_BIND,
-                None::<&str>,
-            )
-            .with_context(|| format!("bind the network namespace to {}", path.display()))
+            mount(Some("/proc/thread-self/ns/net"), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                .with_context(|| format!("bind the network namespace to {}", path.display()))
         });
         if let Err(error) = made {
             delete(name).ok();
@@ -59,10 +53,7 @@ impl Netns {
         let path = path_of(name)?;
         let file = File::open(&path)
             .with_context(|| format!("open network namespace {name} at {}", path.display()))?;
-        Ok(Self {
-            name: name.to_owned(),
-            fd: file.into(),
-        })
+        Ok(Self { name: name.to_owned(), fd: file.into() })
     }
 
     /// The name under [`NETNS_DIR`].
@@ -144,10 +135,8 @@ pub fn list() -> Result<Vec<String>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.with_context(|| format!("read {NETNS_DIR}"))?,
     };
-    let mut names: Vec<String> = entries
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
+    let mut names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     Ok(names)
 }
@@ -169,9 +158,7 @@ pub fn of_process(pid: u32) -> Result<OwnedFd> {
 }
 
 fn open_path(path: &Path) -> Result<OwnedFd> {
-    Ok(File::open(path)
-        .with_context(|| format!("open network namespace {}", path.display()))?
-        .into())
+    Ok(File::open(path).with_context(|| format!("open network namespace {}", path.display()))?.into())
 }
 
 /// The inode number that tells namespaces of one boot apart, as `lsns` prints it.
@@ -179,10 +166,7 @@ fn open_path(path: &Path) -> Result<OwnedFd> {
 /// # Errors
 /// `fd` cannot be examined.
 pub fn inode(fd: BorrowedFd<'_>) -> Result<u64> {
-    let file = File::from(
-        fd.try_clone_to_owned()
-            .context("duplicate a namespace descriptor")?,
-    );
+    let file = File::from(fd.try_clone_to_owned().context("duplicate a namespace descriptor")?);
     Ok(file.metadata().context("stat a network namespace")?.ino())
 }
 
@@ -192,12 +176,8 @@ pub fn inode(fd: BorrowedFd<'_>) -> Result<u64> {
 /// # Errors
 /// CAP_SYS_ADMIN is missing, or `fd` is no network namespace.
 pub fn enter(fd: BorrowedFd<'_>) -> Result<()> {
-    setns(fd, CloneFlags::CLONE_NEWNET).with_context(|| {
-        format!(
-            "enter the network namespace of descriptor {}",
-            fd.as_raw_fd()
-        )
-    })
+    setns(fd, CloneFlags::CLONE_NEWNET)
+        .with_context(|| format!("enter the network namespace of descriptor {}", fd.as_raw_fd()))
 }
 
 /// Runs `work` in a namespace, on a thread made for it and ended after, so that no thread of the
@@ -206,10 +186,7 @@ pub fn enter(fd: BorrowedFd<'_>) -> Result<()> {
 ///
 /// # Errors
 /// The namespace cannot be entered, or `work` fails.
-pub fn with_netns<T: Send>(
-    fd: BorrowedFd<'_>,
-    work: impl FnOnce() -> Result<T> + Send,
-) -> Result<T> {
+pub fn with_netns<T: Send>(fd: BorrowedFd<'_>, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     on_own_thread(|| {
         enter(fd)?;
         work()
@@ -229,13 +206,8 @@ fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> 
 /// # Errors
 /// No socket can be opened.
 pub fn cookie() -> Result<Option<u64>> {
-    let probe = socket(
-        AddressFamily::Inet,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )
-    .context("open a socket to ask for the cookie of the network namespace")?;
+    let probe = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+        .context("open a socket to ask for the cookie of the network namespace")?;
     let mut value = 0u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: `value` and `length` outlive the call, and `length` says how large `value` is.
@@ -251,8 +223,6 @@ pub fn cookie() -> Result<Option<u64>> {
     match Errno::result(result) {
         Ok(_) => Ok(Some(value)),
         Err(Errno::ENOPROTOOPT) => Ok(None),
-        Err(error) => {
-            Err(error).context("ask for the cookie of the network namespace (SO_NETNS_COOKIE)")
-        }
+        Err(error) => Err(error).context("ask for the cookie of the network namespace (SO_NETNS_COOKIE)"),
     }
 }

@@ -1,6 +1,6 @@
 //! Processes: started in a namespace and a cgroup, known by pid and start time, ended for certain.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -13,6 +13,12 @@ use std::sync::mpsc::{Sender, channel};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, getpid, getppid, write};
 use serde::{Deserialize, Serialize};
 
 /// A process that cannot be mistaken for a later one with the same pid.
@@ -44,9 +50,8 @@ impl ProcessId {
 
     /// Whether the process still runs; one that has ended and waits to be reaped does not.
     pub fn alive(self) -> bool {
-        stat(self.pid).is_some_and(|(start_time, state)| {
-            start_time == self.start_time && !matches!(state, 'Z' | 'X')
-        })
+        stat(self.pid)
+            .is_some_and(|(start_time, state)| start_time == self.start_time && !matches!(state, 'Z' | 'X'))
     }
 
     /// Sends a signal, to this process and never to a later one with its pid. Returns false if it has
@@ -79,9 +84,7 @@ impl ProcessId {
         match Errno::result(sent) {
             Ok(_) => Ok(true),
             Err(Errno::ESRCH) => Ok(false),
-            Err(error) => {
-                Err(error).with_context(|| format!("send signal {signal} to process {}", self.pid))
-            }
+            Err(error) => Err(error).with_context(|| format!("send signal {signal} to process {}", self.pid)),
         }
     }
 }
@@ -100,14 +103,11 @@ fn stat(pid: u32) -> Option<(u64, char)> {
 /// # Errors
 /// There is no such process, or it may not be signalled.
 pub fn kill(pid: u32, signal: i32) -> Result<()> {
-    let target = i32::try_from(pid)
-        .ok()
-        .filter(|&pid| pid > 0)
-        .with_context(|| format!("{pid} is no pid"))?;
-    // SAFETY: kill takes two numbers; a positive pid reaches that process only.
-    Errno::result(unsafe { libc::kill(target, signal) })
-        .map(drop)
-        .with_context(|| format!("send signal {signal} to process {pid}"))
+    let target =
+        i32::try_from(pid).ok().filter(|&pid| pid > 0).with_context(|| format!("{pid} is no pid"))?;
+    let what = || format!("send signal {signal} to process {pid}");
+    let signal = Signal::try_from(signal).with_context(what)?;
+    nix::sys::signal::kill(Pid::from_raw(target), signal).with_context(what)
 }
 
 /// Where a child shall run.
@@ -132,12 +132,8 @@ pub fn spawn(mut command: Command, place: Place) -> Result<Child> {
     let job: Job = Box::new(move || {
         reply.send(command.spawn()).ok();
     });
-    spawner()
-        .send(job)
-        .map_err(|_| anyhow!("the thread that starts processes is gone"))?;
-    let started = answer
-        .recv()
-        .context("the thread that starts processes is gone")?;
+    spawner().send(job).map_err(|_| anyhow!("the thread that starts processes is gone"))?;
+    let started = answer.recv().context("the thread that starts processes is gone")?;
     started.with_context(|| format!("start {}", Path::new(&program).display()))
 }
 
@@ -155,17 +151,14 @@ fn spawner() -> &'static Sender<Job> {
 }
 
 fn prepare(command: &mut Command, place: Place) -> Result<()> {
-    let parent = std::process::id();
+    let parent = getpid();
     let mut files = Vec::new();
     for cgroup in &place.cgroups {
         let path = cgroup.join("cgroup.procs");
         if !path.exists() {
             bail!("{} is no cgroup", cgroup.display());
         }
-        files.push(
-            CString::new(path.as_os_str().as_bytes())
-                .context("a cgroup's path holds a zero byte")?,
-        );
+        files.push(CString::new(path.as_os_str().as_bytes()).context("a cgroup's path holds a zero byte")?);
     }
     command.process_group(0);
     // SAFETY: runs between fork and exec and makes system calls only: nothing is allocated, no lock is
@@ -173,11 +166,9 @@ fn prepare(command: &mut Command, place: Place) -> Result<()> {
     unsafe {
         command.pre_exec(move || {
             die_with(parent)?;
-            files.iter().try_for_each(join)?;
+            files.iter().try_for_each(|file| join(file))?;
             match &place.netns {
-                Some(fd) => {
-                    Ok(Errno::result(libc::setns(fd.as_raw_fd(), libc::CLONE_NEWNET)).map(drop)?)
-                }
+                Some(fd) => Ok(setns(fd, CloneFlags::CLONE_NEWNET)?),
                 None => Ok(()),
             }
         });
@@ -186,25 +177,14 @@ fn prepare(command: &mut Command, place: Place) -> Result<()> {
 }
 
 /// Asks the kernel to kill this process when its parent ends, also if that has happened already.
-fn die_with(parent: u32) -> io::Result<()> {
-    // SAFETY: prctl and getppid take and return numbers.
-    unsafe {
-        Errno::result(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
-        if libc::getppid() as u32 != parent {
-            return Err(Errno::ESRCH.into());
-        }
-    }
-    Ok(())
+fn die_with(parent: Pid) -> io::Result<()> {
+    set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
 }
 
 /// Moves the calling process into the cgroup whose `cgroup.procs` this is.
-fn join(file: &CString) -> io::Result<()> {
-    // SAFETY: a zero-terminated path, a buffer of the length given, and a descriptor we have just opened.
-    unsafe {
-        let fd = Errno::result(libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC))?;
-        let written = Errno::result(libc::write(fd, c"0".as_ptr().cast(), 1));
-        libc::close(fd);
-        written.map(drop)?;
-    }
+fn join(file: &CStr) -> io::Result<()> {
+    let fd = open(file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    write(fd, b"0")?;
     Ok(())
 }

@@ -9,11 +9,7 @@ use anyhow::{Context, Result};
 /// The file of a setting. `net.ipv4.ip_forward` and `net/ipv4/ip_forward` are the same; the form with
 /// slashes is needed where a link's name has a dot.
 fn path_of(key: &str) -> PathBuf {
-    let relative = if key.contains('/') {
-        key.to_owned()
-    } else {
-        key.replace('.', "/")
-    };
+    let relative = if key.contains('/') { key.to_owned() } else { key.replace('.', "/") };
     Path::new("/proc/sys").join(relative)
 }
 
@@ -22,10 +18,7 @@ fn path_of(key: &str) -> PathBuf {
 /// # Errors
 /// The kernel has no such setting.
 pub fn read(key: &str) -> Result<String> {
-    Ok(fs::read_to_string(path_of(key))
-        .with_context(|| format!("read sysctl {key}"))?
-        .trim()
-        .to_owned())
+    Ok(fs::read_to_string(path_of(key)).with_context(|| format!("read sysctl {key}"))?.trim().to_owned())
 }
 
 /// Writes a setting.

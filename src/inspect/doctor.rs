@@ -5,6 +5,7 @@
 
 mod checks;
 mod facts;
+mod probe;
 
 use serde::Serialize;
 
@@ -66,10 +67,7 @@ impl Finding {
     }
 
     fn bad(check: &str, state: State, found: impl Into<String>) -> Finding {
-        Finding {
-            state,
-            ..Finding::ok(check, found)
-        }
+        Finding { state, ..Finding::ok(check, found) }
     }
 
     fn lose(mut self, lose: impl Into<String>) -> Finding {

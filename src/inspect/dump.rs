@@ -17,8 +17,8 @@ use serde::Serialize;
 use crate::model::addr::{Family, Protocol};
 use crate::plan::rule::RuleSet;
 use crate::plan::table::{
-    BackendId, BackendRow, EndpointInfo, FrontendKey, FrontendKind, NetnsClass, PrefixClass, Rows,
-    ServiceId, ServiceName, ServiceRow, Settings, TextId, Which,
+    BackendId, BackendRow, EndpointInfo, FrontendKey, FrontendKind, NetnsClass, PrefixClass, Rows, ServiceId,
+    ServiceName, ServiceRow, Settings, TextId, Which,
 };
 
 /// Whether a dump shows indices, ranges, generations and who wrote the tables.
@@ -170,20 +170,13 @@ impl Dump {
     pub fn of(rows: &Rows, ids: Ids) -> Dump {
         let index = Index::of(rows);
         let mut strays = index.strays(rows);
-        let mut services: Vec<ServiceDump> = rows
-            .services
-            .iter()
-            .map(|(id, row)| index.service(*id, row, ids, &mut strays))
-            .collect();
-        services
-            .sort_by(|a, b| (&a.name, a.protocol, a.family).cmp(&(&b.name, b.protocol, b.family)));
+        let mut services: Vec<ServiceDump> =
+            rows.services.iter().map(|(id, row)| index.service(*id, row, ids, &mut strays)).collect();
+        services.sort_by(|a, b| (&a.name, a.protocol, a.family).cmp(&(&b.name, b.protocol, b.family)));
         strays.sort();
         let mut prefixes: BTreeMap<&'static str, Vec<IpNet>> = BTreeMap::new();
         for prefix in &rows.prefixes {
-            prefixes
-                .entry(class_name(prefix.class))
-                .or_default()
-                .push(prefix.net);
+            prefixes.entry(class_name(prefix.class)).or_default().push(prefix.net);
         }
         prefixes.values_mut().for_each(|nets| nets.sort());
         let mut netns = BTreeMap::new();
@@ -199,14 +192,7 @@ impl Dump {
             })
             .collect();
         active.sort();
-        Dump {
-            settings: settings(&rows.settings, ids),
-            services,
-            active,
-            prefixes,
-            netns,
-            strays,
-        }
+        Dump { settings: settings(&rows.settings, ids), services, active, prefixes, netns, strays }
     }
 }
 
@@ -227,29 +213,13 @@ impl<'a> Index<'a> {
             names: rows.names.iter().map(|(id, name)| (*id, name)).collect(),
             texts: rows.texts.iter().map(|(id, text)| (*id, text)).collect(),
             backends: rows.backends.iter().map(|(id, row)| (*id, row)).collect(),
-            endpoints: rows
-                .endpoints
-                .iter()
-                .map(|(id, info)| (*id, info))
-                .collect(),
-            sets: rows
-                .slots
-                .iter()
-                .map(|(id, which, slots)| ((*id, *which), slots.as_slice()))
-                .collect(),
+            endpoints: rows.endpoints.iter().map(|(id, info)| (*id, info)).collect(),
+            sets: rows.slots.iter().map(|(id, which, slots)| ((*id, *which), slots.as_slice())).collect(),
             frontends: HashMap::new(),
             of_service: HashMap::new(),
         };
         for (key, frontend) in &rows.frontends {
-            if let (
-                FrontendKey::Port {
-                    addr,
-                    port,
-                    protocol,
-                },
-                Some(service),
-            ) = (key, frontend.service)
-            {
+            if let (FrontendKey::Port { addr, port, protocol }, Some(service)) = (key, frontend.service) {
                 let shown = FrontendDump {
                     kind: frontend.kind,
                     addr: SocketAddr::new(*addr, *port),
@@ -269,44 +239,25 @@ impl<'a> Index<'a> {
     /// Frontends and endpoints that lead to no ServicePort.
     fn strays(&self, rows: &Rows) -> Vec<String> {
         let known: HashMap<ServiceId, ()> = rows.services.iter().map(|(id, _)| (*id, ())).collect();
-        let frontends =
-            rows.frontends
-                .iter()
-                .filter_map(|(key, frontend)| match (key, frontend.service) {
-                    (
-                        FrontendKey::Port {
-                            addr,
-                            port,
-                            protocol,
-                        },
-                        service,
-                    ) if !service.is_some_and(|s| known.contains_key(&s)) => Some(format!(
-                        "frontend {}/{protocol} leads to no ServicePort",
-                        SocketAddr::new(*addr, *port)
-                    )),
-                    _ => None,
-                });
-        let backends = rows
-            .endpoints
-            .iter()
-            .filter_map(|(id, _)| match self.backends.get(id) {
-                None => Some(format!("endpoint {} has no backend row", id.0)),
-                Some(row) if !known.contains_key(&row.service) => Some(format!(
-                    "backend {} belongs to no ServicePort",
-                    SocketAddr::new(row.addr, row.port)
-                )),
-                Some(_) => None,
-            });
+        let frontends = rows.frontends.iter().filter_map(|(key, frontend)| match (key, frontend.service) {
+            (FrontendKey::Port { addr, port, protocol }, service)
+                if !service.is_some_and(|s| known.contains_key(&s)) =>
+            {
+                Some(format!("frontend {}/{protocol} leads to no ServicePort", SocketAddr::new(*addr, *port)))
+            }
+            _ => None,
+        });
+        let backends = rows.endpoints.iter().filter_map(|(id, _)| match self.backends.get(id) {
+            None => Some(format!("endpoint {} has no backend row", id.0)),
+            Some(row) if !known.contains_key(&row.service) => {
+                Some(format!("backend {} belongs to no ServicePort", SocketAddr::new(row.addr, row.port)))
+            }
+            Some(_) => None,
+        });
         frontends.chain(backends).collect()
     }
 
-    fn service(
-        &self,
-        id: ServiceId,
-        row: &ServiceRow,
-        ids: Ids,
-        strays: &mut Vec<String>,
-    ) -> ServiceDump {
+    fn service(&self, id: ServiceId, row: &ServiceRow, ids: Ids, strays: &mut Vec<String>) -> ServiceDump {
         let named = self.names.get(&id);
         let name = named.map_or_else(|| "?".to_owned(), |n| n.name.to_string());
         if named.is_none() {
@@ -315,13 +266,8 @@ impl<'a> Index<'a> {
         let side = |local| if local { Which::Local } else { Which::Cluster };
         let mut frontends = self.frontends.get(&id).cloned().unwrap_or_default();
         frontends.sort();
-        let mut backends: Vec<BackendDump> = self
-            .of_service
-            .get(&id)
-            .into_iter()
-            .flatten()
-            .map(|b| self.backend(*b, ids))
-            .collect();
+        let mut backends: Vec<BackendDump> =
+            self.of_service.get(&id).into_iter().flatten().map(|b| self.backend(*b, ids)).collect();
         backends.sort_by_key(|b| b.addr);
         ServiceDump {
             protocol: named.map(|n| n.name.protocol),
@@ -360,30 +306,18 @@ impl<'a> Index<'a> {
         let mut members: Vec<Option<SocketAddr>> = slots
             .iter()
             .map(|b| {
-                self.backends
-                    .get(b)
-                    .filter(|row| row.service == id)
-                    .map(|r| SocketAddr::new(r.addr, r.port))
+                self.backends.get(b).filter(|row| row.service == id).map(|r| SocketAddr::new(r.addr, r.port))
             })
             .collect();
         if members.contains(&None) {
-            strays.push(format!(
-                "{name}: a slot of the {} set holds another one's backend",
-                which_name(which)
-            ));
+            strays
+                .push(format!("{name}: a slot of the {} set holds another one's backend", which_name(which)));
         }
         members.sort();
         SetDump {
-            addrs: members
-                .into_iter()
-                .map(|m| m.map_or_else(|| "?".to_owned(), |a| a.to_string()))
-                .collect(),
+            addrs: members.into_iter().map(|m| m.map_or_else(|| "?".to_owned(), |a| a.to_string())).collect(),
             has_any: word.has_any,
-            rules: self
-                .names
-                .get(&id)
-                .map(|n| n.rules[which as usize])
-                .unwrap_or_default(),
+            rules: self.names.get(&id).map(|n| n.rules[which as usize]).unwrap_or_default(),
             base: shown(ids, word.base),
         }
     }
@@ -421,10 +355,7 @@ fn settings(row: &Settings, ids: Ids) -> SettingsDump {
         zone: Arc::clone(&row.zone),
         synced: row.synced,
         masquerade_all: row.masquerade_all,
-        local_detector: Family::ALL
-            .into_iter()
-            .filter(|f| row.local_detector[f.index()])
-            .collect(),
+        local_detector: Family::ALL.into_iter().filter(|f| row.local_detector[f.index()]).collect(),
         written_by: shown(
             ids,
             WrittenBy {

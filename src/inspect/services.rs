@@ -93,29 +93,22 @@ impl BackendUse {
     }
 }
 
+/// Namespace, name, port name and protocol: what both families of a port share.
+type PortKey = (Arc<str>, Arc<str>, Arc<str>, Protocol);
+
 /// The ports of all Services, or of one namespace's, sorted by name.
 pub fn list(view: &View, namespace: Option<&str>) -> Vec<ServiceEntry> {
-    let mut found: BTreeMap<(Arc<str>, Arc<str>, Arc<str>, Protocol), ServiceEntry> =
-        BTreeMap::new();
+    let mut found: BTreeMap<PortKey, ServiceEntry> = BTreeMap::new();
     let mut frontends = frontends_of(view);
     let mut backends = backends_of(view);
     for (id, named) in &view.rows.names {
         let (service, port) = (&named.name.service, &named.name.port);
-        let known = view
-            .rows
-            .services
-            .binary_search_by_key(id, |(at, _)| *at)
-            .is_ok();
+        let known = view.rows.services.binary_search_by_key(id, |(at, _)| *at).is_ok();
         if !known || namespace.is_some_and(|ns| ns != &*service.namespace) {
             continue;
         }
         let counters = view.counters.get(id).copied().unwrap_or_default();
-        let key = (
-            service.namespace.clone(),
-            service.name.clone(),
-            port.clone(),
-            named.name.protocol,
-        );
+        let key = (service.namespace.clone(), service.name.clone(), port.clone(), named.name.protocol);
         let entry = found.entry(key).or_insert_with(|| ServiceEntry {
             namespace: service.namespace.clone(),
             name: service.name.clone(),
@@ -127,12 +120,8 @@ pub fn list(view: &View, namespace: Option<&str>) -> Vec<ServiceEntry> {
             refused: 0,
             dropped: 0,
         });
-        entry
-            .frontends
-            .append(&mut frontends.remove(id).unwrap_or_default());
-        entry
-            .backends
-            .append(&mut backends.remove(id).unwrap_or_default());
+        entry.frontends.append(&mut frontends.remove(id).unwrap_or_default());
+        entry.backends.append(&mut backends.remove(id).unwrap_or_default());
         entry.connections += counters.connections;
         entry.refused += counters.refused;
         entry.dropped += counters.dropped;
@@ -149,29 +138,15 @@ fn frontends_of(view: &View) -> HashMap<ServiceId, Vec<FrontendEntry>> {
     let mut of: HashMap<ServiceId, Vec<FrontendEntry>> = HashMap::new();
     for (key, frontend) in &view.rows.frontends {
         if let (FrontendKey::Port { addr, port, .. }, Some(service)) = (*key, frontend.service) {
-            of.entry(service).or_default().push(FrontendEntry {
-                kind: frontend.kind,
-                addr,
-                port,
-            });
+            of.entry(service).or_default().push(FrontendEntry { kind: frontend.kind, addr, port });
         }
     }
     of
 }
 
 fn backends_of(view: &View) -> HashMap<ServiceId, Vec<BackendEntry>> {
-    let texts: HashMap<_, _> = view
-        .rows
-        .texts
-        .iter()
-        .map(|(id, text)| (*id, text))
-        .collect();
-    let infos: HashMap<_, _> = view
-        .rows
-        .endpoints
-        .iter()
-        .map(|(id, info)| (*id, info))
-        .collect();
+    let texts: HashMap<_, _> = view.rows.texts.iter().map(|(id, text)| (*id, text)).collect();
+    let infos: HashMap<_, _> = view.rows.endpoints.iter().map(|(id, info)| (*id, info)).collect();
     let mut of: HashMap<ServiceId, Vec<BackendEntry>> = HashMap::new();
     for (id, row) in &view.rows.backends {
         let Some(info) = infos.get(id) else { continue };

@@ -105,7 +105,7 @@ pub struct Counts {
     pub backends: usize,
 }
 
-/// Something that could not be done yet.
+/// Something that could not be done yet, or an object that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
     /// The row, file or object.
@@ -168,16 +168,11 @@ impl Features {
 
 /// Whether `connect()` is resolved: all hooks attached, some, or none.
 fn socket_lb(hooks: &[Hook], narrowed: &[String]) -> Feature {
-    let missing: Vec<&str> = hooks
-        .iter()
-        .filter(|h| !h.attached)
-        .map(|h| h.name.as_str())
-        .collect();
+    let missing: Vec<&str> = hooks.iter().filter(|h| !h.attached).map(|h| h.name.as_str()).collect();
     let (state, reason) = match (missing.len(), narrowed.is_empty()) {
-        (all, _) if all == hooks.len() => (
-            FeatureState::Off,
-            "no program is attached; start the agent with `beeline run`".to_owned(),
-        ),
+        (all, _) if all == hooks.len() => {
+            (FeatureState::Off, "no program is attached; start the agent with `beeline run`".to_owned())
+        }
         (0, true) => (FeatureState::On, String::new()),
         (0, false) => (FeatureState::Narrowed, narrowed.join("; ")),
         (_, _) => {
@@ -197,11 +192,7 @@ impl Counts {
         let services: BTreeSet<_> = rows
             .names
             .iter()
-            .filter(|(id, _)| {
-                rows.services
-                    .binary_search_by_key(id, |(at, _)| *at)
-                    .is_ok()
-            })
+            .filter(|(id, _)| rows.services.binary_search_by_key(id, |(at, _)| *at).is_ok())
             .map(|(_, named)| &named.name.service)
             .collect();
         Counts {

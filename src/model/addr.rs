@@ -63,9 +63,7 @@ pub enum Protocol {
 impl Protocol {
     /// The protocol of an IP protocol number, if it is one of the three.
     pub fn from_number(number: u8) -> Option<Protocol> {
-        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
-            .into_iter()
-            .find(|p| *p as u8 == number)
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|p| *p as u8 == number)
     }
 
     /// The protocol of its Kubernetes name (`TCP`, `UDP`, `SCTP`; any case).
@@ -96,10 +94,7 @@ impl fmt::Display for Protocol {
 pub fn parse_ip(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     if text.contains(':') {
-        return text
-            .parse::<Ipv6Addr>()
-            .ok()
-            .map(|ip| IpAddr::V6(ip).to_canonical());
+        return text.parse::<Ipv6Addr>().ok().map(|ip| IpAddr::V6(ip).to_canonical());
     }
     let mut octets = [0u8; 4];
     let mut parts = text.split('.');
@@ -110,10 +105,7 @@ pub fn parse_ip(text: &str) -> Option<IpAddr> {
         }
         *octet = part.parse().ok()?;
     }
-    parts
-        .next()
-        .is_none()
-        .then_some(IpAddr::V4(Ipv4Addr::from(octets)))
+    parts.next().is_none().then_some(IpAddr::V4(Ipv4Addr::from(octets)))
 }
 
 /// Parses a CIDR with the leniency of [`parse_ip`]; host bits are cleared (SVC-13, SVC-14).
@@ -122,9 +114,7 @@ pub fn parse_cidr(text: &str) -> Option<IpNet> {
     if len.is_empty() || !len.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    IpNet::new(parse_ip(addr)?, len.parse().ok()?)
-        .ok()
-        .map(|net| net.trunc())
+    IpNet::new(parse_ip(addr)?, len.parse().ok()?).ok().map(|net| net.trunc())
 }
 
 #[cfg(test)]
@@ -135,25 +125,13 @@ mod tests {
     fn leading_zeros_are_decimal_and_output_is_canonical() {
         // SVC-13
         assert_eq!(parse_ip("172.30.0.041").unwrap().to_string(), "172.30.0.41");
-        assert_eq!(
-            parse_cidr("203.0.113.000/025").unwrap().to_string(),
-            "203.0.113.0/25"
-        );
+        assert_eq!(parse_cidr("203.0.113.000/025").unwrap().to_string(), "203.0.113.0/25");
         assert_eq!(parse_ip(" fd00::0001 ").unwrap().to_string(), "fd00::1");
     }
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for bad in [
-            "",
-            "None",
-            "1.2.3",
-            "1.2.3.4.5",
-            "1.2.3.256",
-            "1.2.3.+4",
-            "1.2..4",
-            "fd00::g",
-        ] {
+        for bad in ["", "None", "1.2.3", "1.2.3.4.5", "1.2.3.256", "1.2.3.+4", "1.2..4", "fd00::g"] {
             assert_eq!(parse_ip(bad), None, "{bad}");
         }
         for bad in ["1.2.3.4", "1.2.3.4/33", "1.2.3.4/", "1.2.3.4/+8", "/8"] {

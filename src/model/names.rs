@@ -19,10 +19,7 @@ pub struct ObjectName {
 impl ObjectName {
     /// A name from its parts.
     pub fn new(namespace: &str, name: &str) -> ObjectName {
-        ObjectName {
-            namespace: namespace.into(),
-            name: name.into(),
-        }
+        ObjectName { namespace: namespace.into(), name: name.into() }
     }
 }
 

@@ -58,10 +58,7 @@ impl RuleSet {
 
     /// The rules in it, in the order of the document. Bits of rules that a newer version added are skipped.
     pub fn iter(self) -> impl Iterator<Item = Rule> {
-        Rule::ALL
-            .iter()
-            .copied()
-            .filter(move |rule| self.0 & (1 << *rule as u8) != 0)
+        Rule::ALL.iter().copied().filter(move |rule| self.0 & (1 << *rule as u8) != 0)
     }
 }
 
@@ -78,9 +75,7 @@ mod tests {
     #[test]
     fn every_rule_has_a_bit_of_its_own() {
         assert!(Rule::ALL.len() <= 64, "RuleSet has 64 bits");
-        let all = Rule::ALL
-            .iter()
-            .fold(RuleSet::default(), |set, rule| set.with(*rule));
+        let all = Rule::ALL.iter().fold(RuleSet::default(), |set, rule| set.with(*rule));
         assert_eq!(all.iter().count(), Rule::ALL.len());
     }
 }

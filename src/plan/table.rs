@@ -387,10 +387,7 @@ pub trait Tables {
     /// Applies many writes in order and returns the failures by position; the others are applied.
     /// Implementations may hand neighbours of one kind to the kernel in one call.
     fn apply_all(&mut self, ops: &[Op]) -> Vec<(usize, TableError)> {
-        ops.iter()
-            .enumerate()
-            .filter_map(|(at, op)| self.apply(op).err().map(|e| (at, e)))
-            .collect()
+        ops.iter().enumerate().filter_map(|(at, op)| self.apply(op).err().map(|e| (at, e))).collect()
     }
 
     /// Returns once every reader that began before the call has ended: a proven grace period.
@@ -448,11 +445,7 @@ pub struct Rows {
 
 /// The frontend keys of one family's address and ports; convenience for tests and views.
 pub fn port_key(addr: IpAddr, port: u16, protocol: Protocol) -> FrontendKey {
-    FrontendKey::Port {
-        addr: addr.to_canonical(),
-        port,
-        protocol,
-    }
+    FrontendKey::Port { addr: addr.to_canonical(), port, protocol }
 }
 
 /// The family of a frontend key.

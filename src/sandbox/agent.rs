@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::tidy::{Estate, Made};
-use crate::host::cgroup;
 use crate::host::process::{self, Place, ProcessId};
+use crate::host::{cgroup, memory};
 
 /// How long an agent may take until it is ready.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,6 +33,8 @@ pub(super) struct AgentSpec {
     pub netns: OwnedFd,
     pub cgroup_root: PathBuf,
     pub bpf_root: PathBuf,
+    /// A cgroup of the v1 memory controller, where the machine has that.
+    pub memory_group: Option<PathBuf>,
     pub manifests: PathBuf,
     pub extra: Vec<String>,
 }
@@ -55,11 +57,7 @@ struct Running {
 impl Agent {
     pub(super) fn start(spec: AgentSpec) -> Result<Self> {
         let log = spec.estate.dir().join(format!("agent-{}.log", spec.node));
-        let mut agent = Self {
-            spec,
-            running: None,
-            log,
-        };
+        let mut agent = Self { spec, running: None, log };
         agent.launch()?;
         Ok(agent)
     }
@@ -85,11 +83,19 @@ impl Agent {
         std::fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))
     }
 
+    /// What the kernel charges the agent with, in bytes: its own memory and that of the BPF maps it made,
+    /// also of agents before it on this node.
+    ///
+    /// # Errors
+    /// No memory controller is on for the agent's cgroup.
+    pub fn memory_charged(&self) -> Result<u64> {
+        let v2 = || self.spec.cgroup_root.join("agent");
+        memory::charged(&self.spec.memory_group.clone().unwrap_or_else(v2))
+    }
+
     /// Whether the process is there.
     pub fn runs(&self) -> bool {
-        self.running
-            .as_ref()
-            .is_some_and(|running| running.id.alive())
+        self.running.as_ref().is_some_and(|running| running.id.alive())
     }
 
     /// Ends it with SIGTERM, as Kubernetes does; the data path stays.
@@ -108,11 +114,7 @@ impl Agent {
             }
             if Instant::now() > deadline {
                 self.running = Some(running);
-                bail!(
-                    "the agent of {} does not end after SIGTERM\n{}",
-                    self.spec.node,
-                    self.tail()
-                );
+                bail!("the agent of {} does not end after SIGTERM\n{}", self.spec.node, self.tail());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -148,19 +150,14 @@ impl Agent {
 
     fn launch(&mut self) -> Result<()> {
         let spec = &self.spec;
-        let home = spec.cgroup_root.join("agent");
-        cgroup::create(&home)?;
-        let place = Place {
-            netns: Some(spec.netns.try_clone()?),
-            cgroups: vec![home],
-        };
+        let mut cgroups = vec![spec.cgroup_root.join("agent")];
+        cgroups.extend(spec.memory_group.clone());
+        cgroups.iter().try_for_each(|path| cgroup::create(path))?;
+        let place = Place { netns: Some(spec.netns.try_clone()?), cgroups };
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log = log.with_context(|| format!("create {}", self.log.display()))?;
         let mut command = self.command();
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log.try_clone()?);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.try_clone()?);
         let mut child = process::spawn(command, place)?;
         let id = ProcessId::of(child.id())?;
         let stdout = child.stdout.take().context("the agent has no stdout")?;
@@ -177,11 +174,7 @@ impl Agent {
         let mut command = Command::new(&spec.binary);
         command.arg("run").arg("--manifests").arg(&spec.manifests);
         command.args(["--node-name", &spec.node, "--node-ip", &ips.join(",")]);
-        command
-            .arg("--cgroup-root")
-            .arg(&spec.cgroup_root)
-            .arg("--bpf-root")
-            .arg(&spec.bpf_root);
+        command.arg("--cgroup-root").arg(&spec.cgroup_root).arg("--bpf-root").arg(&spec.bpf_root);
         command.args(&spec.extra);
         command
     }
@@ -193,22 +186,12 @@ impl Agent {
                 format!("is not ready after {} s", PATIENCE.as_secs())
             }
             Err(RecvTimeoutError::Disconnected) => {
-                let status = self
-                    .running
-                    .as_mut()
-                    .and_then(|running| running.child.wait().ok());
-                format!(
-                    "ended before it was ready: {}",
-                    status.map_or("?".into(), |s| s.to_string())
-                )
+                let status = self.running.as_mut().and_then(|running| running.child.wait().ok());
+                format!("ended before it was ready: {}", status.map_or("?".into(), |s| s.to_string()))
             }
         };
         self.kill()?;
-        bail!(
-            "the agent of {} {failed}; the end of its log:\n{}",
-            self.spec.node,
-            self.tail()
-        )
+        bail!("the agent of {} {failed}; the end of its log:\n{}", self.spec.node, self.tail())
     }
 
     /// The last lines of the log.
@@ -230,11 +213,7 @@ impl Drop for Agent {
             eprintln!("{error:#}");
         }
         if std::thread::panicking() {
-            eprintln!(
-                "the end of the log of the agent of {}:\n{}",
-                self.spec.node,
-                self.tail()
-            );
+            eprintln!("the end of the log of the agent of {}:\n{}", self.spec.node, self.tail());
         }
     }
 }

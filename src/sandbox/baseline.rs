@@ -42,20 +42,15 @@ pub fn install(netns: &Netns, services: &[BaselineService]) -> Result<()> {
 /// # Errors
 /// There is no `nft` program, or it may not change rules.
 pub fn remove(netns: &Netns) -> Result<()> {
-    nft(
-        netns,
-        &FAMILIES.iter().map(Family::delete).collect::<String>(),
-    )
+    nft(netns, &FAMILIES.iter().map(Family::delete).collect::<String>())
 }
 
 /// The rules for `services`, as `nft -f` reads them.
 pub fn ruleset(services: &[BaselineService]) -> String {
     let mut text = String::new();
     for family in &FAMILIES {
-        let of_family: Vec<&BaselineService> = services
-            .iter()
-            .filter(|s| s.vip.is_ipv4() == family.is_v4)
-            .collect();
+        let of_family: Vec<&BaselineService> =
+            services.iter().filter(|s| s.vip.is_ipv4() == family.is_v4).collect();
         text += &family.delete();
         if !of_family.is_empty() {
             text += &family.table(&of_family);
@@ -93,23 +88,14 @@ const FAMILIES: [Family; 2] = [
 impl Family {
     /// Deletes the table, whether it is there or not.
     fn delete(&self) -> String {
-        format!(
-            "table {0} kube-proxy {{}}\ndelete table {0} kube-proxy\n",
-            self.name
-        )
+        format!("table {0} kube-proxy {{}}\ndelete table {0} kube-proxy\n", self.name)
     }
 
     fn table(&self, services: &[&BaselineService]) -> String {
-        let mut text = format!(
-            "table {} kube-proxy {{\n\tcomment \"rules for kube-proxy\"\n",
-            self.name
-        );
+        let mut text = format!("table {} kube-proxy {{\n\tcomment \"rules for kube-proxy\"\n", self.name);
         text += &self.sets(services);
         text += &self.base_chains();
-        for service in services
-            .iter()
-            .filter(|service| !service.backends.is_empty())
-        {
+        for service in services.iter().filter(|service| !service.backends.is_empty()) {
             text += &self.service_chain(service);
         }
         text + "}\n"
@@ -118,22 +104,13 @@ impl Family {
     fn sets(&self, services: &[&BaselineService]) -> String {
         let address = self.address_type;
         let hairpins = services.iter().flat_map(|s| {
-            s.backends
-                .iter()
-                .map(|b| format!("{0} . {0} . {1} . {2}", b.ip(), proto(s.protocol), b.port()))
+            s.backends.iter().map(|b| format!("{0} . {0} . {1} . {2}", b.ip(), proto(s.protocol), b.port()))
         });
         let vips = services.iter().map(|s| s.vip.ip().to_string());
-        let key = |s: &BaselineService| {
-            format!("{} . {} . {}", s.vip.ip(), proto(s.protocol), s.vip.port())
-        };
-        let (served, empty): (Vec<_>, Vec<_>) =
-            services.iter().partition(|s| !s.backends.is_empty());
-        let served = served
-            .into_iter()
-            .map(|s| format!("{} : goto {}", key(s), chain(s)));
-        let empty = empty
-            .into_iter()
-            .map(|s| format!("{} : goto reject-chain", key(s)));
+        let key = |s: &BaselineService| format!("{} . {} . {}", s.vip.ip(), proto(s.protocol), s.vip.port());
+        let (served, empty): (Vec<_>, Vec<_>) = services.iter().partition(|s| !s.backends.is_empty());
+        let served = served.into_iter().map(|s| format!("{} : goto {}", key(s), chain(s)));
+        let empty = empty.into_iter().map(|s| format!("{} : goto reject-chain", key(s)));
         let tuple = format!("{address} . inet_proto . inet_service : verdict");
         let mut text = String::new();
         let pair = format!("{address} . {address} . inet_proto . inet_service");
@@ -161,12 +138,7 @@ impl Family {
         let mut map = String::new();
         for (index, backend) in service.backends.iter().enumerate() {
             let comma = if index == 0 { "" } else { ", " };
-            let _ = write!(
-                map,
-                "{comma}{index} : {} . {}",
-                backend.ip(),
-                backend.port()
-            );
+            let _ = write!(map, "{comma}{index} : {} . {}", backend.ip(), backend.port());
         }
         format!(
             "\tchain {} {{\n\t\tmeta l4proto {} dnat {} to numgen random mod {} map {{ {map} }}\n\t}}\n",
@@ -261,12 +233,7 @@ fn proto(protocol: Protocol) -> &'static str {
 
 /// The chain of a Service: kube-proxy puts eight characters of a hash before the name.
 fn chain(service: &BaselineService) -> String {
-    let name = format!(
-        "{}/{}/{}",
-        service.name,
-        proto(service.protocol),
-        service.port_name
-    );
+    let name = format!("{}/{}/{}", service.name, proto(service.protocol), service.port_name);
     format!("service-{}-{name}", hash(&name))
 }
 
@@ -276,22 +243,14 @@ fn hash(name: &str) -> String {
     let sum = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
         (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
-    (0..8)
-        .map(|digit| char::from(DIGITS[(sum >> (5 * digit)) as usize % 32]))
-        .collect()
+    (0..8).map(|digit| char::from(DIGITS[(sum >> (5 * digit)) as usize % 32])).collect()
 }
 
 fn nft(netns: &Netns, rules: &str) -> Result<()> {
     let output = netns.run(|| {
         let mut command = Command::new("nft");
-        command
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .context("start nft; on Debian `apt install nftables` brings it")?;
+        command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("start nft; on Debian `apt install nftables` brings it")?;
         let mut stdin = child.stdin.take().context("nft has no stdin")?;
         // A refusal closes the pipe early; what nft has to say about it comes below.
         stdin.write_all(rules.as_bytes()).ok();
@@ -340,39 +299,24 @@ mod tests {
             port_name: "http".into(),
             vip: vip.parse().expect("vip"),
             protocol: Protocol::Tcp,
-            backends: backends
-                .iter()
-                .map(|b| b.parse().expect("backend"))
-                .collect(),
+            backends: backends.iter().map(|b| b.parse().expect("backend")).collect(),
         }
     }
 
     #[test]
     fn a_service_is_an_element_and_a_chain_as_in_kube_proxys_rules() {
-        let rules = ruleset(&[service(
-            "10.96.1.1:80",
-            &["10.244.1.10:8080", "10.244.2.10:8080"],
-        )]);
+        let rules = ruleset(&[service("10.96.1.1:80", &["10.244.1.10:8080", "10.244.2.10:8080"])]);
         let chain = chain(&service("10.96.1.1:80", &[]));
-        assert!(
-            rules.contains(&format!("10.96.1.1 . tcp . 80 : goto {chain}")),
-            "{rules}"
-        );
+        assert!(rules.contains(&format!("10.96.1.1 . tcp . 80 : goto {chain}")), "{rules}");
         let choice = "meta l4proto tcp dnat ip to numgen random mod 2 map { 0 : 10.244.1.10 . 8080, 1 : 10.244.2.10 . 8080 }";
         assert!(rules.contains(choice), "{rules}");
-        assert!(
-            !rules.contains("table ip6 kube-proxy {\n"),
-            "no rules for a family without Services"
-        );
+        assert!(!rules.contains("table ip6 kube-proxy {\n"), "no rules for a family without Services");
     }
 
     #[test]
     fn a_service_without_endpoints_is_rejected() {
         let rules = ruleset(&[service("[fd00:10:96::1]:80", &[])]);
-        assert!(
-            rules.contains("fd00:10:96::1 . tcp . 80 : goto reject-chain"),
-            "{rules}"
-        );
+        assert!(rules.contains("fd00:10:96::1 . tcp . 80 : goto reject-chain"), "{rules}");
     }
 
     #[test]

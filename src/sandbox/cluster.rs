@@ -43,22 +43,31 @@ pub(super) struct Shared {
 impl Shared {
     /// `bl-TAG-SANDBOX-PART-…`.
     pub fn netns_name(&self, parts: &[&str]) -> String {
-        format!(
-            "{}-{}",
-            netns_prefix(&self.estate, &self.name),
-            parts.join("-")
-        )
+        format!("{}-{}", netns_prefix(&self.estate, &self.name), parts.join("-"))
+    }
+
+    /// The group of the v1 memory controller that is above those of the agents; `None` without v1.
+    pub fn memory_group(&self) -> Result<Option<PathBuf>> {
+        let Some(root) = cgroup::v1_memory_root()? else {
+            return Ok(None);
+        };
+        let path = root.join(format!("beeline-{}", self.estate.tag()));
+        self.make_cgroup(&path)?;
+        Ok(Some(path))
     }
 
     pub fn plain_cgroup(&self) -> Result<PathBuf> {
-        let path = self
-            .cgroup
-            .with_file_name(format!("beeline-{}-plain", self.estate.tag()));
-        if !path.exists() {
-            self.estate.note(Made::Cgroup(path.clone()))?;
-            cgroup::create(&path)?;
-        }
+        let path = self.cgroup.with_file_name(format!("beeline-{}-plain", self.estate.tag()));
+        self.make_cgroup(&path)?;
         Ok(path)
+    }
+
+    fn make_cgroup(&self, path: &Path) -> Result<()> {
+        if !path.exists() {
+            self.estate.note(Made::Cgroup(path.to_owned()))?;
+            cgroup::create(path)?;
+        }
+        Ok(())
     }
 }
 
@@ -87,9 +96,7 @@ impl Sandbox {
             "a sandbox makes namespaces and cgroups, for which it must be root"
         );
         let root = cgroup::root()?;
-        let binary = binary
-            .canonicalize()
-            .with_context(|| format!("no binary at {}", binary.display()))?;
+        let binary = binary.canonicalize().with_context(|| format!("no binary at {}", binary.display()))?;
         let estate = Estate::found()?;
         let cgroup = root.join(format!("beeline-{}", estate.tag()));
         estate.note(Made::Cgroup(cgroup.clone()))?;
@@ -99,20 +106,9 @@ impl Sandbox {
         std::fs::create_dir(&bpffs).with_context(|| format!("create {}", bpffs.display()))?;
         mount::mount_bpffs(&bpffs)?;
         let router = Router::create(&estate, &netns_prefix(&estate, name))?;
-        let shared = Shared {
-            estate,
-            binary,
-            name: name.to_owned(),
-            cgroup,
-            bpffs,
-            router,
-        };
+        let shared = Shared { estate, binary, name: name.to_owned(), cgroup, bpffs, router };
         let (nodes, next_outside) = (Mutex::default(), AtomicU8::new(FIRST_OUTSIDE));
-        Ok(Self {
-            shared: Arc::new(shared),
-            nodes,
-            next_outside,
-        })
+        Ok(Self { shared: Arc::new(shared), nodes, next_outside })
     }
 
     /// Adds a node: 172.30.0.11 and fd00:172:30::11 for the first, pods 10.244.1.0/24 and
@@ -123,17 +119,13 @@ impl Sandbox {
     pub fn add_node(&self, name: &str) -> Result<Arc<Node>> {
         check_name(name)?;
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        ensure!(
-            nodes.iter().all(|node| node.name() != name),
-            "the sandbox has a node {name} already"
-        );
+        ensure!(nodes.iter().all(|node| node.name() != name), "the sandbox has a node {name} already");
         ensure!(
             nodes.len() < usize::from(MOST_NODES),
             "the sandbox is full: it has room for {MOST_NODES} nodes"
         );
         let number = u8::try_from(nodes.len() + 1)?;
-        let node =
-            Node::create(&self.shared, name, number).with_context(|| format!("add node {name}"))?;
+        let node = Node::create(&self.shared, name, number).with_context(|| format!("add node {name}"))?;
         let node = Arc::new(node);
         nodes.push(node.clone());
         Ok(node)
@@ -148,26 +140,16 @@ impl Sandbox {
         let what = || format!("add outside client {name}");
         let shared = &self.shared;
         let number = self.next_outside.fetch_add(1, Ordering::Relaxed);
-        ensure!(
-            number >= FIRST_OUTSIDE,
-            "the sandbox has no room for more outside clients"
-        );
+        ensure!(number >= FIRST_OUTSIDE, "the sandbox has no room for more outside clients");
         let addresses = Pair::on_subnet(number);
         let cgroup = shared.plain_cgroup()?.join(format!("outside-{name}"));
         shared.estate.note(Made::Cgroup(cgroup.clone()))?;
         cgroup::create(&cgroup)?;
         let netns_name = shared.netns_name(&["outside", name]);
-        let netns =
-            router::make_netns(&shared.estate, &netns_name, Role::Ends).with_context(what)?;
+        let netns = router::make_netns(&shared.estate, &netns_name, Role::Ends).with_context(what)?;
         let link = link_name(number, name);
-        shared
-            .router
-            .attach(&netns, &link, addresses)
-            .with_context(what)?;
-        let plug = Plug {
-            netns: shared.router.netns().as_fd().try_clone_to_owned()?,
-            link,
-        };
+        shared.router.attach(&netns, &link, addresses).with_context(what)?;
+        let plug = Plug { netns: shared.router.netns().as_fd().try_clone_to_owned()?, link };
         let parts = Parts {
             name,
             addresses,
@@ -183,10 +165,7 @@ impl Sandbox {
 
     /// The nodes, in the order they were added.
     pub fn nodes(&self) -> Vec<Arc<Node>> {
-        self.nodes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A directory for logs and manifests, removed with the sandbox.
@@ -249,17 +228,9 @@ pub fn default_binary() -> Result<PathBuf> {
     if is_beeline(&own) {
         return Ok(own);
     }
-    let beside = own
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|dir| dir.join("beeline"))
-        .find(|path| path.is_file());
+    let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join("beeline")).find(|path| path.is_file());
     match beside {
         Some(path) => Ok(path),
-        None => bail!(
-            "no beeline beside {}: name one with BEELINE_BIN",
-            own.display()
-        ),
+        None => bail!("no beeline beside {}: name one with BEELINE_BIN", own.display()),
     }
 }

@@ -22,13 +22,7 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self {
-            counts: Box::new([0; BUCKETS]),
-            total: 0,
-            sum_ns: 0,
-            min_ns: u64::MAX,
-            max_ns: 0,
-        }
+        Self { counts: Box::new([0; BUCKETS]), total: 0, sum_ns: 0, min_ns: u64::MAX, max_ns: 0 }
     }
 }
 
@@ -136,10 +130,7 @@ mod tests {
         }
         for (share, expected) in [(0.5, 5_000_000.0), (0.9, 9_000_000.0), (0.99, 9_900_000.0)] {
             let got = histogram.quantile(share) as f64;
-            assert!(
-                (got / expected - 1.0).abs() < 0.032,
-                "{share}: {got} instead of {expected}"
-            );
+            assert!((got / expected - 1.0).abs() < 0.032, "{share}: {got} instead of {expected}");
         }
         assert_eq!(histogram.latency().max_ns, 10_000_000);
         assert_eq!(histogram.latency().mean_ns, 5_000_500);

@@ -87,34 +87,23 @@ fn handle(pod: &Pod, request: Request) -> Result<Value> {
 
 fn hello(pod: &Pod) -> Result<HelloReport> {
     let netns = netns::inode(std::os::fd::AsFd::as_fd(&netns::current()?))?;
-    Ok(HelloReport {
-        name: pod.name.clone(),
-        pid: std::process::id(),
-        netns,
-    })
+    Ok(HelloReport { name: pod.name.clone(), pid: std::process::id(), netns })
 }
 
 fn start_load(pod: &Pod, name: String, load: Load) -> Result<()> {
     match lock(&pod.loads).insert(name.clone(), load) {
         None => Ok(()),
-        Some(_) => Err(anyhow!(
-            "the load called {name:?} was running and has been replaced"
-        )),
+        Some(_) => Err(anyhow!("the load called {name:?} was running and has been replaced")),
     }
 }
 
 fn counters(pod: &Pod, name: &str) -> Result<LoadReport> {
     let loads = lock(&pod.loads);
-    Ok(loads
-        .get(name)
-        .with_context(|| format!("no load is called {name:?}"))?
-        .report())
+    Ok(loads.get(name).with_context(|| format!("no load is called {name:?}"))?.report())
 }
 
 fn stop_load(pod: &Pod, name: &str) -> Result<LoadReport> {
-    let load = lock(&pod.loads)
-        .remove(name)
-        .with_context(|| format!("no load is called {name:?}"))?;
+    let load = lock(&pod.loads).remove(name).with_context(|| format!("no load is called {name:?}"))?;
     Ok(load.stop())
 }
 
@@ -124,16 +113,8 @@ fn json(answer: impl Serialize) -> Result<Value> {
 
 fn reply(id: u64, outcome: Result<Value>) {
     let reply = match outcome {
-        Ok(value) => Reply {
-            id,
-            ok: Some(value),
-            error: None,
-        },
-        Err(error) => Reply {
-            id,
-            ok: None,
-            error: Some(format!("{error:#}")),
-        },
+        Ok(value) => Reply { id, ok: Some(value), error: None },
+        Err(error) => Reply { id, ok: None, error: Some(format!("{error:#}")) },
     };
     let Ok(mut line) = serde_json::to_string(&reply) else {
         return;
@@ -141,9 +122,7 @@ fn reply(id: u64, outcome: Result<Value>) {
     line.push('\n');
     let mut out = std::io::stdout().lock();
     // Whoever asked may be gone; then stdin ends as well.
-    out.write_all(line.as_bytes())
-        .and_then(|()| out.flush())
-        .ok();
+    out.write_all(line.as_bytes()).and_then(|()| out.flush()).ok();
 }
 
 /// Locks, also when another thread panicked: what is inside is a plain collection.

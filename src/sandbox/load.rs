@@ -92,11 +92,7 @@ impl LoadSpec {
 
     /// UDP sockets to one address by one thread, without an end.
     pub fn udp(to: impl Into<SocketAddr>) -> Self {
-        Self {
-            protocol: Protocol::Udp,
-            timeout_ms: Some(1000),
-            ..Self::tcp(to)
-        }
+        Self { protocol: Protocol::Udp, timeout_ms: Some(1000), ..Self::tcp(to) }
     }
 
     /// The same in another mode.
@@ -106,10 +102,7 @@ impl LoadSpec {
 
     /// The same, asking backends for their names.
     pub fn ask_names(self) -> Self {
-        Self {
-            ask: Ask::Name,
-            ..self
-        }
+        Self { ask: Ask::Name, ..self }
     }
 
     /// The same by `threads` threads.
@@ -119,26 +112,17 @@ impl LoadSpec {
 
     /// The same for a time.
     pub fn for_ms(self, duration_ms: u64) -> Self {
-        Self {
-            duration_ms: Some(duration_ms),
-            ..self
-        }
+        Self { duration_ms: Some(duration_ms), ..self }
     }
 
     /// The same a number of times.
     pub fn times(self, count: u64) -> Self {
-        Self {
-            count: Some(count),
-            ..self
-        }
+        Self { count: Some(count), ..self }
     }
 
     /// The same with a limit for each call.
     pub fn timeout_ms(self, limit: u64) -> Self {
-        Self {
-            timeout_ms: Some(limit),
-            ..self
-        }
+        Self { timeout_ms: Some(limit), ..self }
     }
 }
 
@@ -191,23 +175,13 @@ impl Load {
     /// # Errors
     /// The specification has no target or no thread, or a CPU that is not there.
     pub fn start(spec: &LoadSpec) -> Result<Self> {
-        ensure!(
-            !spec.to.is_empty(),
-            "load needs at least one address to go to"
-        );
+        ensure!(!spec.to.is_empty(), "load needs at least one address to go to");
         ensure!(spec.threads > 0, "load needs at least one thread");
         let started = Instant::now();
         let stop = Arc::new(AtomicBool::new(false));
         let left = Arc::new(AtomicU64::new(spec.count.unwrap_or(u64::MAX)));
-        let deadline = spec
-            .duration_ms
-            .map(|ms| started + Duration::from_millis(ms));
-        let mut load = Self {
-            started,
-            stop: stop.clone(),
-            tallies: Vec::new(),
-            threads: Vec::new(),
-        };
+        let deadline = spec.duration_ms.map(|ms| started + Duration::from_millis(ms));
+        let mut load = Self { started, stop: stop.clone(), tallies: Vec::new(), threads: Vec::new() };
         for number in 0..spec.threads {
             let cpu = (!spec.cpus.is_empty()).then(|| spec.cpus[number % spec.cpus.len()]);
             let set = cpu.map(cpu_set).transpose()?;
@@ -255,9 +229,7 @@ impl Load {
             sum.done += tally.done;
             sum.latency.merge(&tally.latency);
             for (name, count) in &tally.backends {
-                *backends
-                    .entry(String::from_utf8_lossy(name).into_owned())
-                    .or_default() += count;
+                *backends.entry(String::from_utf8_lossy(name).into_owned()).or_default() += count;
             }
             for (failure, count) in &tally.errors {
                 *errors.entry(failure.to_string()).or_default() += count;
@@ -295,7 +267,6 @@ pub fn run(spec: &LoadSpec) -> Result<LoadReport> {
 
 fn cpu_set(cpu: usize) -> Result<CpuSet> {
     let mut set = CpuSet::new();
-    set.set(cpu)
-        .with_context(|| format!("there is no CPU {cpu}"))?;
+    set.set(cpu).with_context(|| format!("there is no CPU {cpu}"))?;
     Ok(set)
 }

@@ -48,11 +48,8 @@ enum Home {
 impl Node {
     pub(super) fn create(shared: &std::sync::Arc<Shared>, name: &str, number: u8) -> Result<Self> {
         let addresses = Pair::on_subnet(10 + number);
-        let netns =
-            router::make_netns(&shared.estate, &shared.netns_name(&[name]), Role::Forwards)?;
-        shared
-            .router
-            .attach(&netns, &link_name(number, name), addresses)?;
+        let netns = router::make_netns(&shared.estate, &shared.netns_name(&[name]), Role::Forwards)?;
+        shared.router.attach(&netns, &link_name(number, name), addresses)?;
         shared.router.route_pods(number, addresses)?;
         let (cgroup, bpf_root) = (shared.cgroup.join(name), shared.bpffs.join(name));
         cgroup::create(&cgroup)?;
@@ -170,8 +167,7 @@ impl Node {
 
     fn add(&self, name: &str, home: Home, number: u8) -> Result<Pod> {
         check_name(name)?;
-        self.build(name, home, number)
-            .with_context(|| format!("add pod {name} to node {}", self.name))
+        self.build(name, home, number).with_context(|| format!("add pod {name} to node {}", self.name))
     }
 
     fn build(&self, name: &str, home: Home, number: u8) -> Result<Pod> {
@@ -194,30 +190,20 @@ impl Node {
             plug: None,
             binary: &shared.binary,
         };
-        let parts = if home == Home::Host {
-            parts
-        } else {
-            self.plug_in(parts, number)?
-        };
+        let parts = if home == Home::Host { parts } else { self.plug_in(parts, number)? };
         Pod::start(&shared.estate, parts)
     }
 
     /// Gives a pod a namespace of its own, tied to the node's.
     fn plug_in<'a>(&self, mut parts: Parts<'a>, number: u8) -> Result<Parts<'a>> {
-        ensure!(
-            self.is_free(number)?,
-            "the node has a pod with number {number} already"
-        );
+        ensure!(self.is_free(number)?, "the node has a pod with number {number} already");
         let link = link_name(number, parts.name);
         parts.netns = self.shared.netns_name(&[&self.name, parts.name]);
         parts.addresses = Pair::of_pod(self.number, number);
         let netns = router::make_netns(&self.shared.estate, &parts.netns, Role::Ends)?;
         parts.made.push(Made::Netns(parts.netns.clone()));
         router::attach_pod(&self.netns, &netns, &link, parts.addresses)?;
-        parts.plug = Some(Plug {
-            netns: std::mem::replace(&mut parts.netns_fd, netns.into()),
-            link,
-        });
+        parts.plug = Some(Plug { netns: std::mem::replace(&mut parts.netns_fd, netns.into()), link });
         Ok(parts)
     }
 
@@ -234,6 +220,7 @@ impl Node {
             netns: self.netns.as_fd().try_clone_to_owned()?,
             cgroup_root: self.cgroup.clone(),
             bpf_root: self.bpf_root.clone(),
+            memory_group: self.shared.memory_group()?.map(|group| group.join(&self.name)),
             manifests: manifests.to_owned(),
             extra: extra.iter().map(|&argument| argument.to_owned()).collect(),
         })

@@ -13,10 +13,7 @@ pub fn sparkline(values: &[f64]) -> String {
         true => ((value - low) / (high - low) * 7.0).round() as usize,
         false => 3,
     };
-    values
-        .iter()
-        .map(|&value| LEVELS[level(value).min(7)])
-        .collect()
+    values.iter().map(|&value| LEVELS[level(value).min(7)]).collect()
 }
 
 /// A bar of up to `width` characters, in eighths of a character.
@@ -52,12 +49,8 @@ pub fn svg(title: &str, rows: &[Row]) -> String {
 
 /// Units of the picture for one unit of the metric.
 fn scale(row: &Row, rows: &[Row]) -> f64 {
-    let same = rows
-        .iter()
-        .filter(|other| other.metric == row.metric && other.unit == row.unit);
-    let most = same
-        .flat_map(|r| [r.value, r.ci95[1], r.goal.unwrap_or(0.0)])
-        .fold(0.0, f64::max);
+    let same = rows.iter().filter(|other| other.metric == row.metric && other.unit == row.unit);
+    let most = same.flat_map(|r| [r.value, r.ci95[1], r.goal.unwrap_or(0.0)]).fold(0.0, f64::max);
     if most > 0.0 { SPAN / most } else { 0.0 }
 }
 
@@ -90,23 +83,13 @@ fn svg_row(row: &Row, scale: f64, top: usize) -> String {
             middle + 10
         );
     }
-    let label = escape(&format!(
-        "{} {}",
-        super::report::figure(row.value),
-        row.unit
-    ));
-    let _ = writeln!(
-        text,
-        "<text x=\"{}\" y=\"{baseline}\">{label}</text>",
-        LEFT + SPAN as usize + 12
-    );
+    let label = escape(&format!("{} {}", super::report::figure(row.value), row.unit));
+    let _ = writeln!(text, "<text x=\"{}\" y=\"{baseline}\">{label}</text>", LEFT + SPAN as usize + 12);
     text
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]

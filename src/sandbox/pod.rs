@@ -99,11 +99,7 @@ impl<V: Verb> Pending<V> {
     /// The pod could not do it, or has ended.
     pub fn wait(self) -> Result<V::Answer> {
         let what = || format!("pod {}: {}", self.pod, self.verb);
-        let reply = self
-            .reply
-            .recv()
-            .context("the pod ended before it answered")
-            .with_context(what)?;
+        let reply = self.reply.recv().context("the pod ended before it answered").with_context(what)?;
         match (reply.error, reply.ok) {
             (Some(error), _) => Err(anyhow!(error)).with_context(what),
             (None, ok) => serde_json::from_value(ok.unwrap_or_default())
@@ -116,24 +112,13 @@ impl<V: Verb> Pending<V> {
 impl Pod {
     /// Starts the process and waits until it answers.
     pub(super) fn start(estate: &Arc<Estate>, parts: Parts<'_>) -> Result<Self> {
-        let log = estate
-            .dir()
-            .join(format!("pod-{}-{}.log", parts.addresses.v4, parts.name));
-        let errors = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&log);
+        let log = estate.dir().join(format!("pod-{}-{}.log", parts.addresses.v4, parts.name));
+        let errors = std::fs::OpenOptions::new().create(true).append(true).open(&log);
         let errors = errors.with_context(|| format!("create {}", log.display()))?;
         let mut command = Command::new(parts.binary);
         command.args(["pod", "--name", parts.name]);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(errors);
-        let place = Place {
-            netns: Some(parts.netns_fd),
-            cgroups: vec![parts.cgroup.clone()],
-        };
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
+        let place = Place { netns: Some(parts.netns_fd), cgroups: vec![parts.cgroup.clone()] };
         let mut child =
             process::spawn(command, place).with_context(|| format!("start pod {}", parts.name))?;
         let id = ProcessId::of(child.id())?;
@@ -141,9 +126,7 @@ impl Pod {
         made.push(Made::Process(id));
         let pipes = child.stdin.take().zip(child.stdout.take());
         let (stdin, stdout) = pipes.context("a pod has no stdin or stdout")?;
-        let waiting = Arc::new(Waiting {
-            callers: Mutex::new(Some(HashMap::new())),
-        });
+        let waiting = Arc::new(Waiting { callers: Mutex::new(Some(HashMap::new())) });
         let deliver = waiting.clone();
         std::thread::spawn(move || read_replies(stdout, &deliver));
         let pod = Self {
@@ -165,11 +148,7 @@ impl Pod {
             format!("pod {} does not start: {}", pod.name, said.trim())
         })?;
         if hello.name != pod.name {
-            bail!(
-                "{} is no pod of this sandbox: it says it is {}",
-                parts.binary.display(),
-                hello.name
-            );
+            bail!("{} is no pod of this sandbox: it says it is {}", parts.binary.display(), hello.name);
         }
         Ok(pod)
     }
@@ -180,10 +159,7 @@ impl Pod {
     /// The pod has ended.
     pub fn begin<V: Verb>(&self, verb: V) -> Result<Pending<V>> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let call = Call {
-            id,
-            request: verb.into(),
-        };
+        let call = Call { id, request: verb.into() };
         let mut text = serde_json::to_string(&call).context("write a request as JSON")?;
         text.push('\n');
         let (sender, reply) = channel();
@@ -193,14 +169,8 @@ impl Pod {
             .with_context(|| format!("pod {} has ended", self.name))?
             .insert(id, sender);
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        line.write_all(text.as_bytes())
-            .with_context(|| format!("pod {} has ended", self.name))?;
-        Ok(Pending {
-            pod: self.name.clone(),
-            verb: text.trim_end().to_owned(),
-            reply,
-            answer: PhantomData,
-        })
+        line.write_all(text.as_bytes()).with_context(|| format!("pod {} has ended", self.name))?;
+        Ok(Pending { pod: self.name.clone(), verb: text.trim_end().to_owned(), reply, answer: PhantomData })
     }
 
     /// Asks for something and waits for the answer.
@@ -261,12 +231,8 @@ impl Pod {
     /// # Errors
     /// It cannot be killed.
     pub fn kill(&mut self) -> Result<()> {
-        self.child
-            .kill()
-            .with_context(|| format!("kill pod {}", self.name))?;
-        self.child
-            .wait()
-            .with_context(|| format!("wait for pod {}", self.name))?;
+        self.child.kill().with_context(|| format!("kill pod {}", self.name))?;
+        self.child.wait().with_context(|| format!("wait for pod {}", self.name))?;
         Ok(())
     }
 
@@ -284,12 +250,8 @@ impl Pod {
             return Ok(());
         }
         let pulled = self.plug.take().map_or(Ok(()), |plug| plug.pull());
-        let undone = pulled
-            .and(self.estate.undo(&made))
-            .with_context(|| format!("remove pod {}", self.name));
-        self.child
-            .wait()
-            .with_context(|| format!("wait for pod {}", self.name))?;
+        let undone = pulled.and(self.estate.undo(&made)).with_context(|| format!("remove pod {}", self.name));
+        self.child.wait().with_context(|| format!("wait for pod {}", self.name))?;
         undone
     }
 }
@@ -304,16 +266,12 @@ impl Drop for Pod {
 
 fn read_replies(stdout: ChildStdout, waiting: &Waiting) {
     for line in BufReader::new(stdout).lines() {
-        let Ok(reply) = line
-            .map_err(anyhow::Error::from)
-            .and_then(|l| Ok(serde_json::from_str::<Reply>(&l)?))
+        let Ok(reply) =
+            line.map_err(anyhow::Error::from).and_then(|l| Ok(serde_json::from_str::<Reply>(&l)?))
         else {
             break;
         };
-        let caller = waiting
-            .callers()
-            .as_mut()
-            .and_then(|callers| callers.remove(&reply.id));
+        let caller = waiting.callers().as_mut().and_then(|callers| callers.remove(&reply.id));
         if let Some(caller) = caller {
             caller.send(reply).ok();
         }

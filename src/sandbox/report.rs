@@ -52,29 +52,18 @@ impl Row {
     pub fn quantile(case: &str, metric: &str, samples: &[f64], share: f64, unit: &str) -> Self {
         let estimate = quantile(samples, share);
         let ci95 = [estimate.low, estimate.high];
-        Self {
-            ci95,
-            rounds: samples.len() as u64,
-            ..Self::single(case, metric, estimate.value, unit)
-        }
+        Self { ci95, rounds: samples.len() as u64, ..Self::single(case, metric, estimate.value, unit) }
     }
 
     /// A ratio of two sides that ran by turns.
     pub fn ratio(case: &str, metric: &str, ratio: Estimate) -> Self {
         let ci95 = [ratio.low, ratio.high];
-        Self {
-            ci95,
-            rounds: ratio.rounds,
-            ..Self::single(case, metric, ratio.value, "ratio")
-        }
+        Self { ci95, rounds: ratio.rounds, ..Self::single(case, metric, ratio.value, "ratio") }
     }
 
     /// The same with a goal.
     pub fn goal(self, goal: f64) -> Self {
-        Self {
-            goal: Some(goal),
-            ..self
-        }
+        Self { goal: Some(goal), ..self }
     }
 
     /// Ratios and rates should be high; times and sizes low.
@@ -84,13 +73,7 @@ impl Row {
 
     /// Whether the figure meets its goal; `None` without one.
     pub fn meets_goal(&self) -> Option<bool> {
-        self.goal.map(|goal| {
-            if self.more_is_better() {
-                self.value >= goal
-            } else {
-                self.value <= goal
-            }
-        })
+        self.goal.map(|goal| if self.more_is_better() { self.value >= goal } else { self.value <= goal })
     }
 }
 
@@ -125,12 +108,7 @@ pub fn quantile(samples: &[f64], share: f64) -> Estimate {
     sorted.sort_by(f64::total_cmp);
     let count = sorted.len();
     if count == 0 {
-        return Estimate {
-            value: f64::NAN,
-            low: f64::NAN,
-            high: f64::NAN,
-            rounds: 0,
-        };
+        return Estimate { value: f64::NAN, low: f64::NAN, high: f64::NAN, rounds: 0 };
     }
     let (low, high) = ranks(count, share);
     Estimate {
@@ -195,46 +173,24 @@ impl Machine {
         let kernel = sysctl::read("kernel.osrelease")?;
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let model = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = model
-            .lines()
-            .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        let model = model.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         let model = model.map_or("unknown", |(_, name)| name).to_owned();
         netns.run(|| {
             let congestion_control = sysctl::read("net.ipv4.tcp_congestion_control")?;
             let found = Netlink::open()?.find_link(link)?;
-            let mtu = found
-                .with_context(|| format!("there is no link {link}"))?
-                .mtu;
+            let mtu = found.with_context(|| format!("there is no link {link}"))?.mtu;
             let state = |on| if on { "on" } else { "off" };
-            let offloads = ethtool::offloads(link)?
-                .into_iter()
-                .map(|(name, on)| format!("{name} {}", state(on)));
-            Ok(Self {
-                kernel,
-                cpus,
-                model,
-                congestion_control,
-                mtu,
-                offloads: offloads.collect(),
-            })
+            let offloads =
+                ethtool::offloads(link)?.into_iter().map(|(name, on)| format!("{name} {}", state(on)));
+            Ok(Self { kernel, cpus, model, congestion_control, mtu, offloads: offloads.collect() })
         })
     }
 }
 
 impl std::fmt::Display for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(
-            f,
-            "kernel {}, {} CPUs ({})",
-            self.kernel, self.cpus, self.model
-        )?;
-        write!(
-            f,
-            "{}, MTU {}, {}",
-            self.congestion_control,
-            self.mtu,
-            self.offloads.join(", ")
-        )
+        writeln!(f, "kernel {}, {} CPUs ({})", self.kernel, self.cpus, self.model)?;
+        write!(f, "{}, MTU {}, {}", self.congestion_control, self.mtu, self.offloads.join(", "))
     }
 }
 
@@ -258,25 +214,12 @@ impl Report {
     pub fn table(&self, colour: bool) -> String {
         let mut table = Table::new();
         table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-        table.set_header([
-            "case",
-            "metric",
-            "value",
-            "unit",
-            "95 % interval",
-            "rounds",
-            "goal",
-            "",
-        ]);
+        table.set_header(["case", "metric", "value", "unit", "95 % interval", "rounds", "goal", ""]);
         for row in &self.rows {
             let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
             let sign = if row.more_is_better() { "≥" } else { "≤" };
-            let goal = row
-                .goal
-                .map_or(String::new(), |goal| format!("{sign} {}", figure(goal)));
-            let verdict = row
-                .meets_goal()
-                .map_or("", |met| if met { MET } else { MISSED });
+            let goal = row.goal.map_or(String::new(), |goal| format!("{sign} {}", figure(goal)));
+            let verdict = row.meets_goal().map_or("", |met| if met { MET } else { MISSED });
             table.add_row([
                 Cell::new(&row.case),
                 Cell::new(&row.metric),
@@ -297,9 +240,7 @@ impl Report {
             format!("{style}{text}{style:#}")
         };
         // After the layout, which would count the codes as width.
-        table
-            .replace(MET, &paint(MET, AnsiColor::Green))
-            .replace(MISSED, &paint(MISSED, AnsiColor::Red))
+        table.replace(MET, &paint(MET, AnsiColor::Green)).replace(MISSED, &paint(MISSED, AnsiColor::Red))
     }
 
     /// Writes the rows as one JSON array.
@@ -349,10 +290,7 @@ mod tests {
     #[test]
     fn the_median_of_samples_in_any_order() {
         let estimate = quantile(&[3.0, 1.0, 2.0, 5.0, 4.0], 0.5);
-        assert_eq!(
-            (estimate.value, estimate.low, estimate.high, estimate.rounds),
-            (3.0, 1.0, 5.0, 5)
-        );
+        assert_eq!((estimate.value, estimate.low, estimate.high, estimate.rounds), (3.0, 1.0, 5.0, 5));
         assert!(quantile(&[], 0.5).value.is_nan());
     }
 
@@ -361,47 +299,29 @@ mod tests {
         let samples: Vec<f64> = (1..=500).map(f64::from).collect();
         let p99 = quantile(&samples, 0.99);
         assert!((494.0..=496.5).contains(&p99.value), "{p99:?}");
-        assert!(
-            p99.low < p99.value && p99.value < p99.high && p99.low > 485.0,
-            "{p99:?}"
-        );
+        assert!(p99.low < p99.value && p99.value < p99.high && p99.low > 485.0, "{p99:?}");
     }
 
     #[test]
     fn many_samples_do_not_underflow() {
         let (low, high) = ranks(100_000, 0.5);
-        assert!(
-            (49_600..50_000).contains(&low) && (50_000..50_400).contains(&high),
-            "{low} {high}"
-        );
+        assert!((49_600..50_000).contains(&low) && (50_000..50_400).contains(&high), "{low} {high}");
     }
 
     #[test]
     fn a_table_marks_what_was_missed() {
-        let rows = [0.99, 0.97].map(|value| {
-            Row::single("services=10", "connect_close_ratio", value, "ratio").goal(0.98)
-        });
-        let report = Report {
-            rows: rows.to_vec(),
-        };
+        let rows = [0.99, 0.97]
+            .map(|value| Row::single("services=10", "connect_close_ratio", value, "ratio").goal(0.98));
+        let report = Report { rows: rows.to_vec() };
         let table = report.table(false);
-        assert!(
-            table.contains("≥ 0.980") && table.contains(MET) && table.contains(MISSED),
-            "{table}"
-        );
+        assert!(table.contains("≥ 0.980") && table.contains(MET) && table.contains(MISSED), "{table}");
         assert!(report.table(true).contains("\u{1b}[31m✗ missed\u{1b}[0m"));
     }
 
     #[test]
     fn goals_are_at_least_for_ratios_and_at_most_for_times() {
-        assert_eq!(
-            Row::single("", "", 0.97, "ratio").goal(0.98).meets_goal(),
-            Some(false)
-        );
-        assert_eq!(
-            Row::single("", "", 4.0, "ms").goal(5.0).meets_goal(),
-            Some(true)
-        );
+        assert_eq!(Row::single("", "", 0.97, "ratio").goal(0.98).meets_goal(), Some(false));
+        assert_eq!(Row::single("", "", 4.0, "ms").goal(5.0).meets_goal(), Some(true));
         assert_eq!(Row::single("", "", 4.0, "ms").meets_goal(), None);
     }
 }

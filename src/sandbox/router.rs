@@ -38,43 +38,25 @@ impl Pair {
     /// The addresses of a host of the nodes' subnet. The digits of the number are the last ones of both
     /// addresses: 172.30.0.11 and fd00:172:30::11.
     pub fn on_subnet(host: u8) -> Self {
-        Self {
-            v4: Ipv4Addr::new(172, 30, 0, host),
-            v6: digits([0xfd00, 0x172, 0x30, 0], host),
-        }
+        Self { v4: Ipv4Addr::new(172, 30, 0, host), v6: digits([0xfd00, 0x172, 0x30, 0], host) }
     }
 
     /// The addresses of a pod: 10.244.1.10 and fd00:10:244:1::10.
     pub fn of_pod(node: u8, pod: u8) -> Self {
         let node6 = u16::from_str_radix(&node.to_string(), 16).unwrap_or(0);
-        Self {
-            v4: Ipv4Addr::new(10, 244, node, pod),
-            v6: digits([0xfd00, 0x10, 0x244, node6], pod),
-        }
+        Self { v4: Ipv4Addr::new(10, 244, node, pod), v6: digits([0xfd00, 0x10, 0x244, node6], pod) }
     }
 
     /// Both as prefixes of these lengths.
     fn nets(self, length4: u8, length6: u8) -> [IpNet; 2] {
-        [
-            IpNet::V4(Ipv4Net::new_assert(self.v4, length4)),
-            IpNet::V6(Ipv6Net::new_assert(self.v6, length6)),
-        ]
+        [IpNet::V4(Ipv4Net::new_assert(self.v4, length4)), IpNet::V6(Ipv6Net::new_assert(self.v6, length6))]
     }
 }
 
 /// The IPv6 address with the decimal digits of `host` at its end, so that a person recognizes it.
 fn digits(prefix: [u16; 4], host: u8) -> Ipv6Addr {
     let [a, b, c, d] = prefix;
-    Ipv6Addr::new(
-        a,
-        b,
-        c,
-        d,
-        0,
-        0,
-        0,
-        u16::from_str_radix(&host.to_string(), 16).unwrap_or(0),
-    )
+    Ipv6Addr::new(a, b, c, d, 0, 0, 0, u16::from_str_radix(&host.to_string(), 16).unwrap_or(0))
 }
 
 /// The prefixes of a node's pods.
@@ -104,12 +86,7 @@ impl Router {
         let mut netlink = Netlink::open_in(netns.as_fd())?;
         netlink.add_bridge(BRIDGE)?;
         netlink.set_up(BRIDGE)?;
-        for net in (Pair {
-            v4: ROUTER4,
-            v6: ROUTER6,
-        })
-        .nets(24, 64)
-        {
+        for net in (Pair { v4: ROUTER4, v6: ROUTER6 }).nets(24, 64) {
             netlink.add_address(BRIDGE, net)?;
         }
         Ok(Self { netns })
@@ -132,19 +109,13 @@ impl Router {
         here.set_up(port)?;
         let mut there = Netlink::open_in(netns.as_fd())?;
         there.set_up(UPLINK)?;
+        here.await_running(port)?;
+        there.await_running(UPLINK)?;
         for net in addresses.nets(24, 64) {
             there.add_address(UPLINK, net)?;
         }
-        for (to, via) in EVERYWHERE
-            .into_iter()
-            .zip([IpAddr::V4(ROUTER4), IpAddr::V6(ROUTER6)])
-        {
-            there.add_route(Route {
-                to,
-                via: Some(via),
-                link: UPLINK,
-                onlink: false,
-            })?;
+        for (to, via) in EVERYWHERE.into_iter().zip([IpAddr::V4(ROUTER4), IpAddr::V6(ROUTER6)]) {
+            there.add_route(Route { to, via: Some(via), link: UPLINK, onlink: false })?;
         }
         Ok(())
     }
@@ -155,16 +126,10 @@ impl Router {
     /// A route cannot be made.
     pub fn route_pods(&self, node: u8, addresses: Pair) -> Result<()> {
         let mut netlink = Netlink::open_in(self.netns.as_fd())?;
-        for (to, via) in pod_ranges(node)
-            .into_iter()
-            .zip([IpAddr::V4(addresses.v4), IpAddr::V6(addresses.v6)])
+        for (to, via) in
+            pod_ranges(node).into_iter().zip([IpAddr::V4(addresses.v4), IpAddr::V6(addresses.v6)])
         {
-            netlink.add_route(Route {
-                to,
-                via: Some(via),
-                link: BRIDGE,
-                onlink: false,
-            })?;
+            netlink.add_route(Route { to, via: Some(via), link: BRIDGE, onlink: false })?;
         }
         Ok(())
     }
@@ -207,9 +172,7 @@ fn use_cubic(netns: &Netns) -> Result<()> {
         return Ok(());
     }
     let one_at_a_time = File::open(RUN_DIR).with_context(|| format!("open {RUN_DIR}"))?;
-    one_at_a_time
-        .lock()
-        .with_context(|| format!("lock {RUN_DIR}"))?;
+    one_at_a_time.lock().with_context(|| format!("lock {RUN_DIR}"))?;
     let allowed = sysctl::read(ALLOWED)?;
     if allowed.split(' ').any(|name| name == "cubic") {
         return netns.run(|| sysctl::write(CONTROL, "cubic"));
@@ -237,15 +200,10 @@ fn settings(role: Role) -> Result<()> {
         ("net.ipv4.tcp_fastopen", "1543"),
     ];
     let role_only: &[(&str, &str)] = match role {
-        Role::Forwards => &[
-            ("net.ipv4.ip_forward", "1"),
-            ("net.ipv6.conf.all.forwarding", "1"),
-        ],
+        Role::Forwards => &[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")],
         Role::Ends => &[("net.ipv4.ip_local_port_range", "10240 65535")],
     };
-    all.iter()
-        .chain(role_only)
-        .try_for_each(|(key, value)| sysctl::write(key, value))
+    all.iter().chain(role_only).try_for_each(|(key, value)| sysctl::write(key, value))
 }
 
 /// Ties a pod's namespace to its node's by a routed pair of links, as Calico does: the pod has a /32 and
@@ -265,25 +223,14 @@ pub fn attach_pod(node: &Netns, pod: &Netns, host_link: &str, addresses: Pair) -
     on_node.set_up(host_link)?;
     let mut in_pod = Netlink::open_in(pod.as_fd())?;
     in_pod.set_up(UPLINK)?;
+    on_node.await_running(host_link)?;
+    in_pod.await_running(UPLINK)?;
     for net in addresses.nets(32, 128) {
-        on_node.add_route(Route {
-            to: net,
-            via: None,
-            link: host_link,
-            onlink: false,
-        })?;
+        on_node.add_route(Route { to: net, via: None, link: host_link, onlink: false })?;
         in_pod.add_address(UPLINK, net)?;
     }
-    for (to, via) in EVERYWHERE
-        .into_iter()
-        .zip([IpAddr::V4(GATEWAY4), IpAddr::V6(GATEWAY6)])
-    {
-        in_pod.add_route(Route {
-            to,
-            via: Some(via),
-            link: UPLINK,
-            onlink: true,
-        })?;
+    for (to, via) in EVERYWHERE.into_iter().zip([IpAddr::V4(GATEWAY4), IpAddr::V6(GATEWAY6)]) {
+        in_pod.add_route(Route { to, via: Some(via), link: UPLINK, onlink: true })?;
     }
     Ok(())
 }
@@ -304,9 +251,6 @@ mod tests {
             (node.v4.to_string(), node.v6.to_string()),
             ("172.30.0.11".into(), "fd00:172:30::11".into())
         );
-        assert_eq!(
-            pod_ranges(2).map(|net| net.to_string()),
-            ["10.244.2.0/24", "fd00:10:244:2::/64"]
-        );
+        assert_eq!(pod_ranges(2).map(|net| net.to_string()), ["10.244.2.0/24", "fd00:10:244:2::/64"]);
     }
 }

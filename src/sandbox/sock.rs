@@ -8,8 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::{ReceiveTimeout, SendTimeout};
 use nix::sys::socket::{
-    self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrLike, SockaddrStorage,
-    setsockopt,
+    self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrLike, SockaddrStorage, setsockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -30,11 +29,7 @@ pub fn wire(address: SocketAddr, mapped: bool) -> SockaddrStorage {
 /// # Errors
 /// What `socket` answers.
 pub fn open(protocol: Protocol, v6: bool, flags: SockFlag) -> Result<OwnedFd, Errno> {
-    let family = if v6 {
-        AddressFamily::Inet6
-    } else {
-        AddressFamily::Inet
-    };
+    let family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
     let (kind, number) = match protocol {
         Protocol::Tcp => (SockType::Stream, SockProtocol::Tcp),
         Protocol::Udp => (SockType::Datagram, SockProtocol::Udp),
@@ -62,9 +57,7 @@ pub fn std_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
     if let Some(v4) = address.as_sockaddr_in() {
         return Some(SocketAddr::V4((*v4).into()));
     }
-    address
-        .as_sockaddr_in6()
-        .map(|v6| SocketAddr::V6((*v6).into()))
+    address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into()))
 }
 
 /// `getsockname`.
@@ -77,9 +70,7 @@ pub fn local(fd: &OwnedFd) -> Option<SocketAddr> {
 /// # Errors
 /// What it answers, ENOTCONN among it.
 pub fn peer(fd: &OwnedFd) -> Result<Option<SocketAddr>, Errno> {
-    Ok(std_addr(&socket::getpeername::<SockaddrStorage>(
-        fd.as_raw_fd(),
-    )?))
+    Ok(std_addr(&socket::getpeername::<SockaddrStorage>(fd.as_raw_fd())?))
 }
 
 /// Waits until `fd` has something, at most until `deadline`.
@@ -90,8 +81,7 @@ pub fn wait(fd: BorrowedFd<'_>, what: PollFlags, deadline: Instant) -> Result<()
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         // Rounded up, so that a wait of less than a millisecond does not spin.
-        let limit =
-            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        let limit = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(fd, what)], limit) {
             Ok(0) if Instant::now() >= deadline => return Err(Errno::ETIMEDOUT),
             Ok(0) | Err(Errno::EINTR) => {}

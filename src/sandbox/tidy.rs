@@ -66,34 +66,16 @@ impl Estate {
         sweep()?;
         watch_signals()?;
         let own = ProcessId::own()?;
-        let tag = format!(
-            "{}-{}-{}",
-            own.pid,
-            own.start_time,
-            NUMBER.fetch_add(1, Ordering::Relaxed)
-        );
+        let tag = format!("{}-{}-{}", own.pid, own.start_time, NUMBER.fetch_add(1, Ordering::Relaxed));
         let dir = Path::new(RUN_DIR).join(format!("{PREFIX}{tag}"));
         make_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
-        let lock = File::create(dir.join(LOCK))
-            .with_context(|| format!("create the lock of {}", dir.display()))?;
-        lock.try_lock()
-            .map_err(|error| anyhow!("lock {}: {error}", dir.display()))?;
-        let record = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(dir.join(RECORD));
+        let lock =
+            File::create(dir.join(LOCK)).with_context(|| format!("create the lock of {}", dir.display()))?;
+        lock.try_lock().map_err(|error| anyhow!("lock {}: {error}", dir.display()))?;
+        let record = OpenOptions::new().create(true).append(true).open(dir.join(RECORD));
         let record = record.with_context(|| format!("create the record of {}", dir.display()))?;
-        let state = State {
-            made: Vec::new(),
-            record,
-            _lock: lock,
-            closed: false,
-        };
-        let estate = Arc::new(Self {
-            tag,
-            dir,
-            state: Mutex::new(state),
-        });
+        let state = State { made: Vec::new(), record, _lock: lock, closed: false };
+        let estate = Arc::new(Self { tag, dir, state: Mutex::new(state) });
         live().push(Arc::downgrade(&estate));
         Ok(estate)
     }
@@ -150,6 +132,7 @@ impl Estate {
         let made = std::mem::take(&mut state.made);
         let undone = undo(&made);
         if undone.is_ok() {
+            remove_traces(&self.dir, &made)?;
             remove_dir(&self.dir)?;
         }
         undone
@@ -206,8 +189,7 @@ pub fn sweep() -> Result<()> {
         if let Some(owner) = owner_of(&entry.file_name().to_string_lossy())
             && !owner.alive()
         {
-            sweep_one(&entry.path())
-                .with_context(|| format!("sweep {}", entry.path().display()))?;
+            sweep_one(&entry.path()).with_context(|| format!("sweep {}", entry.path().display()))?;
         }
     }
     fs::remove_dir(RUN_DIR).ok();
@@ -221,12 +203,7 @@ fn owner_of(name: &str) -> Option<ProcessId> {
 }
 
 fn sweep_one(dir: &Path) -> Result<()> {
-    let lock = match OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(dir.join(LOCK))
-    {
+    let lock = match OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(LOCK)) {
         // Swept by somebody else in the meantime.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         lock => lock?,
@@ -239,12 +216,42 @@ fn sweep_one(dir: &Path) -> Result<()> {
         record => record?,
     };
     // A last line cut short stands for something that was never made.
-    let made: Vec<Made> = record
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect();
+    let made: Vec<Made> = record.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     undo(&made)?;
+    remove_traces(dir, &made)?;
     remove_dir(dir)
+}
+
+/// Removes what agents of a sandbox have left in [`RUN_DIR`]: the state file of one that was killed,
+/// known by the process it names, and logs of the verifier, known by the pins' path in their names.
+fn remove_traces(dir: &Path, made: &[Made]) -> Result<()> {
+    let tree = dir.to_string_lossy().trim_matches('/').replace('/', "_") + "_";
+    for entry in fs::read_dir(RUN_DIR).with_context(|| format!("read {RUN_DIR}"))?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let of_ours = |thing: &Made| match thing {
+            Made::Process(id) => name.ends_with(&format!(".{}.new", id.pid)) || describes(&entry.path(), *id),
+            _ => false,
+        };
+        if name.starts_with(&tree) || made.iter().any(of_ours) {
+            // Gone already is as good.
+            fs::remove_file(entry.path()).ok();
+        }
+    }
+    Ok(())
+}
+
+/// Whether this is the state file of that process.
+fn describes(file: &Path, process: ProcessId) -> bool {
+    #[derive(Deserialize)]
+    struct Owner {
+        pid: u32,
+        started: u64,
+    }
+    if file.extension().is_none_or(|extension| extension != "json") {
+        return false;
+    }
+    let owner = fs::read(file).ok().and_then(|text| serde_json::from_slice::<Owner>(&text).ok());
+    owner.is_some_and(|owner| owner.pid == process.pid && owner.started == process.start_time)
 }
 
 /// Removes things, in the order they depend on each other. What is not there is no error.
@@ -271,14 +278,7 @@ fn undo(made: &[Made]) -> Result<()> {
     }
     match failures.len() {
         0 => Ok(()),
-        _ => bail!(
-            "{}",
-            failures
-                .iter()
-                .map(|e| format!("{e:#}"))
-                .collect::<Vec<_>>()
-                .join("; ")
-        ),
+        _ => bail!("{}", failures.iter().map(|e| format!("{e:#}")).collect::<Vec<_>>().join("; ")),
     }
 }
 
@@ -319,19 +319,13 @@ fn watch_signals() -> Result<()> {
                 ready.send(Err(error.to_string())).ok();
             }
         });
-        started
-            .recv()
-            .unwrap_or_else(|_| Err("the thread that waits for signals ended".to_owned()))
+        started.recv().unwrap_or_else(|_| Err("the thread that waits for signals ended".to_owned()))
     });
-    watch
-        .clone()
-        .map_err(|error| anyhow!("watch for signals: {error}"))
+    watch.clone().map_err(|error| anyhow!("watch for signals: {error}"))
 }
 
 fn wait_for_signal(ready: &std::sync::mpsc::Sender<Result<(), String>>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let number = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
@@ -359,13 +353,7 @@ mod tests {
     #[test]
     fn a_record_names_its_owner() {
         let owner = owner_of("sandbox-4711-99887-3");
-        assert_eq!(
-            owner,
-            Some(ProcessId {
-                pid: 4711,
-                start_time: 99887
-            })
-        );
+        assert_eq!(owner, Some(ProcessId { pid: 4711, start_time: 99887 }));
         assert_eq!(owner_of("agent.lock"), None);
         assert_eq!(owner_of("sandbox-x-1-0"), None);
     }
@@ -374,12 +362,6 @@ mod tests {
     fn a_pid_that_is_used_again_is_not_the_owner() {
         let own = ProcessId::own().expect("own process");
         assert!(own.alive());
-        assert!(
-            !ProcessId {
-                start_time: own.start_time + 1,
-                ..own
-            }
-            .alive()
-        );
+        assert!(!ProcessId { start_time: own.start_time + 1, ..own }.alive());
     }
 }

@@ -29,31 +29,15 @@ const PURE: &[&str] = &[
 ];
 
 const ROOMS: &[Room] = &[
-    Room {
-        name: "model",
-        uses: &[],
-        not_crates: PURE,
-    },
-    Room {
-        name: "plan",
-        uses: &["model"],
-        not_crates: PURE,
-    },
-    Room {
-        name: "config",
-        uses: &["model"],
-        not_crates: PURE,
-    },
+    Room { name: "model", uses: &[], not_crates: PURE },
+    Room { name: "plan", uses: &["model"], not_crates: PURE },
+    Room { name: "config", uses: &["model"], not_crates: PURE },
     Room {
         name: "cluster",
         uses: &["plan", "config", "model", "host"],
         not_crates: &["libbpf_rs", "libbpf_sys"],
     },
-    Room {
-        name: "host",
-        uses: &["plan", "config", "model"],
-        not_crates: &["libbpf_rs", "k8s_openapi"],
-    },
+    Room { name: "host", uses: &["plan", "config", "model"], not_crates: &["libbpf_rs", "k8s_openapi"] },
     Room {
         name: "datapath",
         uses: &["plan", "config", "model", "host"],
@@ -66,9 +50,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "agent",
-        uses: &[
-            "inspect", "cluster", "host", "datapath", "plan", "config", "model",
-        ],
+        uses: &["inspect", "cluster", "host", "datapath", "plan", "config", "model"],
         not_crates: &["k8s_openapi", "libbpf_rs", "libbpf_sys"],
     },
     Room {
@@ -78,9 +60,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "cli",
-        uses: &[
-            "agent", "inspect", "plan", "config", "model", "cluster", "datapath", "sandbox", "host",
-        ],
+        uses: &["agent", "inspect", "plan", "config", "model", "cluster", "datapath", "sandbox", "host"],
         not_crates: &["k8s_openapi", "libbpf_rs", "libbpf_sys"],
     },
 ];
@@ -95,12 +75,7 @@ fn offences() -> Vec<String> {
             for (at, line) in text.lines().enumerate() {
                 let code = line.split("//").next().unwrap_or("");
                 if let Some(why) = offence(room, code) {
-                    found.push(format!(
-                        "{}:{}: {why}: {}",
-                        file.display(),
-                        at + 1,
-                        line.trim()
-                    ));
+                    found.push(format!("{}:{}: {why}: {}", file.display(), at + 1, line.trim()));
                 }
             }
         }
@@ -142,10 +117,7 @@ fn offence(room: &Room, code: &str) -> Option<String> {
             return Some(format!("room {} may not know {name}", room.name));
         }
     }
-    if !matches!(room.name, "datapath" | "host")
-        && word_in(code, "unsafe")
-        && !code.contains("unsafe_code")
-    {
+    if !matches!(room.name, "datapath" | "host") && word_in(code, "unsafe") && !code.contains("unsafe_code") {
         return Some(format!("room {} may not be unsafe", room.name));
     }
     if room.name != "host" && word_in(code, "setns") {
@@ -158,20 +130,11 @@ fn offence(room: &Room, code: &str) -> Option<String> {
 fn rooms_named(code: &str) -> Vec<String> {
     let mut rooms = Vec::new();
     for part in code.split("crate::").skip(1) {
-        let inside = part
-            .strip_prefix('{')
-            .map_or(part, |p| p.split('}').next().unwrap_or(p));
+        let inside = part.strip_prefix('{').map_or(part, |p| p.split('}').next().unwrap_or(p));
         let many = part.starts_with('{');
-        for item in if many {
-            inside.split(',').collect::<Vec<_>>()
-        } else {
-            vec![inside]
-        } {
-            let name: String = item
-                .trim()
-                .chars()
-                .take_while(|c| c.is_ascii_lowercase() || *c == '_')
-                .collect();
+        for item in if many { inside.split(',').collect::<Vec<_>>() } else { vec![inside] } {
+            let name: String =
+                item.trim().chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
             rooms.push(name);
         }
     }
@@ -181,9 +144,8 @@ fn rooms_named(code: &str) -> Vec<String> {
 /// Whether `word` stands in `code` on its own.
 fn word_in(code: &str, word: &str) -> bool {
     let edge = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric() && c != '_');
-    code.match_indices(word).any(|(at, _)| {
-        edge(code[..at].chars().next_back()) && edge(code[at + word.len()..].chars().next())
-    })
+    code.match_indices(word)
+        .any(|(at, _)| edge(code[..at].chars().next_back()) && edge(code[at + word.len()..].chars().next()))
 }
 
 #[test]
@@ -197,20 +159,14 @@ fn the_direction_of_dependency_has_no_circle() {
     let uses: BTreeMap<_, _> = ROOMS.iter().map(|r| (r.name, r.uses)).collect();
     for (room, used) in &uses {
         for below in *used {
-            assert!(
-                !uses[below].contains(room),
-                "{room} and {below} use each other"
-            );
+            assert!(!uses[below].contains(room), "{room} and {below} use each other");
         }
     }
 }
 
 #[test]
 fn a_breach_is_seen() {
-    let plan = ROOMS
-        .iter()
-        .find(|r| r.name == "plan")
-        .expect("plan is a room");
+    let plan = ROOMS.iter().find(|r| r.name == "plan").expect("plan is a room");
     for bad in [
         "use crate::datapath::maps;",
         "use crate::{model, host};",
@@ -221,11 +177,7 @@ fn a_breach_is_seen() {
     ] {
         assert!(offence(plan, bad).is_some(), "{bad}");
     }
-    for good in [
-        "use crate::model::addr::Family;",
-        "use crate::plan::ids;",
-        "let unsafety = 1;",
-    ] {
+    for good in ["use crate::model::addr::Family;", "use crate::plan::ids;", "let unsafety = 1;"] {
         assert!(offence(plan, good).is_none(), "{good}");
     }
 }
@@ -234,16 +186,19 @@ fn a_breach_is_seen() {
 fn every_folder_of_src_is_a_room() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     for entry in fs::read_dir(src).expect("src can be read") {
-        let name = entry
-            .expect("src can be read")
-            .file_name()
-            .into_string()
-            .expect("names are text");
+        let name = entry.expect("src can be read").file_name().into_string().expect("names are text");
         let stem = name.trim_end_matches(".rs");
         let known = matches!(stem, "lib" | "main") || ROOMS.iter().any(|r| r.name == stem);
-        assert!(
-            known,
-            "src/{name} is no room: add it to docs/architecture.md and to this test"
-        );
+        assert!(known, "src/{name} is no room: add it to docs/architecture.md and to this test");
+    }
+}
+
+#[test]
+fn every_layout_of_the_pins_has_a_line_in_the_changelog() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("CHANGELOG.md");
+    let text = fs::read_to_string(path).expect("there is a changelog");
+    for group in beeline::datapath::load::GROUPS {
+        let line = format!("| {} | {} |", group.name, group.layout);
+        assert!(text.contains(&line), "the layout of {} is new: add the line `{line} VERSION |` to CHANGELOG.md", group.name);
     }
 }

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use beeline::inspect::doctor::{
-    Bpffs, Cgroup, Facts, FeatureFact, Finding, Foreign, Memlock, No, Pins, State, examine,
-    main_job_can_run,
+    Bpffs, Cgroup, Facts, FeatureFact, Finding, Foreign, Memlock, No, Pins, State, examine, main_job_can_run,
 };
 use beeline::inspect::view::Hook;
 
@@ -25,15 +24,8 @@ fn healthy() -> Facts {
             net_classes: Vec::new(),
             both_in_socket: true,
         },
-        bpffs: Bpffs {
-            path: PathBuf::from("/sys/fs/bpf"),
-            mounted: true,
-            known: true,
-        },
-        memlock: Memlock {
-            charged: Some(false),
-            limit: Some(8 << 20),
-        },
+        bpffs: Bpffs { path: PathBuf::from("/sys/fs/bpf"), mounted: true, mounted_by_run: true, known: true },
+        memlock: Memlock { charged: Some(false), limit: Some(8 << 20) },
         jit: Some(1),
         unprivileged_bpf_disabled: Some(2),
         features: vec![feature(true, Ok(())), feature(false, Ok(()))],
@@ -47,10 +39,7 @@ fn healthy() -> Facts {
 
 /// A machine where nothing is there and nothing is allowed.
 fn nothing() -> Facts {
-    let no = |errno, why: &str| No {
-        errno,
-        why: why.to_owned(),
-    };
+    let no = |errno, why: &str| No { errno, why: why.to_owned() };
     Facts {
         capabilities: Some(0),
         bpf: Err(no(libc::EPERM, "make a map: Operation not permitted")),
@@ -59,12 +48,10 @@ fn nothing() -> Facts {
         bpffs: Bpffs {
             path: PathBuf::from("/sys/fs/bpf"),
             mounted: false,
+            mounted_by_run: true,
             known: false,
         },
-        memlock: Memlock {
-            charged: None,
-            limit: Some(65536),
-        },
+        memlock: Memlock { charged: None, limit: Some(65536) },
         jit: None,
         unprivileged_bpf_disabled: None,
         features: vec![feature(true, Err(no(libc::EPERM, "not permitted")))],
@@ -88,10 +75,7 @@ fn feature(needed: bool, found: Result<(), No>) -> FeatureFact {
 }
 
 fn hook(name: &str, attached: bool) -> Hook {
-    Hook {
-        name: name.to_owned(),
-        attached,
-    }
+    Hook { name: name.to_owned(), attached }
 }
 
 /// The finding of one check on a healthy machine after `change`, and whether the main job can run.
@@ -100,10 +84,7 @@ fn judge(check: &str, change: impl FnOnce(&mut Facts)) -> (Finding, bool) {
     change(&mut facts);
     let findings = examine(&facts);
     let can = main_job_can_run(&findings);
-    let finding = findings
-        .into_iter()
-        .find(|f| f.check == check)
-        .expect("the check exists");
+    let finding = findings.into_iter().find(|f| f.check == check).expect("the check exists");
     (finding, can)
 }
 
@@ -140,13 +121,7 @@ fn whatever_is_not_ok_says_what_is_lost_and_what_to_do() {
 fn a_machine_where_nothing_is_possible_is_told_feature_by_feature() {
     let findings = examine(&nothing());
     assert!(!main_job_can_run(&findings));
-    let state = |check: &str| {
-        findings
-            .iter()
-            .find(|f| f.check == check)
-            .expect(check)
-            .state
-    };
+    let state = |check: &str| findings.iter().find(|f| f.check == check).expect(check).state;
     for check in ["privileges", "btf", "cgroup2", "bpffs", "agent"] {
         assert_eq!(state(check), State::Missing, "{check}");
     }
@@ -162,123 +137,42 @@ fn a_machine_where_nothing_is_possible_is_told_feature_by_feature() {
 type Case = (&'static str, fn(&mut Facts), State, bool);
 
 const CASES: &[Case] = &[
-    (
-        "privileges",
-        |f| f.capabilities = Some(BPF | NET_ADMIN),
-        State::Narrowed,
-        true,
-    ),
-    (
-        "privileges",
-        |f| f.capabilities = Some(SYS_ADMIN),
-        State::Narrowed,
-        true,
-    ),
-    (
-        "privileges",
-        |f| f.capabilities = Some(BPF),
-        State::Missing,
-        false,
-    ),
+    ("privileges", |f| f.capabilities = Some(BPF | NET_ADMIN), State::Narrowed, true),
+    ("privileges", |f| f.capabilities = Some(SYS_ADMIN), State::Narrowed, true),
+    ("privileges", |f| f.capabilities = Some(BPF), State::Missing, false),
     ("privileges", |f| f.capabilities = None, State::Failed, true),
-    (
-        "bpf-syscall",
-        |f| f.bpf = no(libc::ENOSYS),
-        State::Missing,
-        false,
-    ),
-    (
-        "bpf-syscall",
-        |f| f.bpf = no(libc::EPERM),
-        State::Failed,
-        false,
-    ),
-    (
-        "bpf-syscall",
-        |f| f.bpf = no(libc::ENOMEM),
-        State::Failed,
-        false,
-    ),
+    ("bpf-syscall", |f| f.bpf = no(libc::ENOSYS), State::Missing, false),
+    ("bpf-syscall", |f| f.bpf = no(libc::EPERM), State::Failed, false),
+    ("bpf-syscall", |f| f.bpf = no(libc::ENOMEM), State::Failed, false),
     ("btf", |f| f.btf = false, State::Missing, false),
     ("cgroup2", |f| f.cgroup.root = None, State::Missing, false),
     ("cgroup2", |f| f.cgroup.whole = false, State::Narrowed, true),
     ("bpffs", |f| f.bpffs.mounted = false, State::Narrowed, true),
-    (
-        "memlock",
-        |f| f.memlock.charged = Some(true),
-        State::Ok,
-        true,
-    ),
+    ("bpffs", |f| (f.bpffs.mounted, f.bpffs.mounted_by_run) = (false, false), State::Missing, false),
+    ("memlock", |f| f.memlock.charged = Some(true), State::Ok, true),
     ("jit", |f| f.jit = Some(0), State::Narrowed, true),
     ("jit", |f| f.jit = None, State::Ok, true),
-    (
-        "unprivileged-bpf",
-        |f| f.unprivileged_bpf_disabled = Some(0),
-        State::Narrowed,
-        true,
-    ),
-    (
-        "connect4",
-        |f| f.features[0].found = no(libc::EINVAL),
-        State::Missing,
-        false,
-    ),
-    (
-        "connect4",
-        |f| f.features[0].found = no(libc::EPERM),
-        State::Failed,
-        false,
-    ),
-    (
-        "set-retval",
-        |f| f.features[1].found = no(libc::EINVAL),
-        State::Narrowed,
-        true,
-    ),
-    (
-        "kube-proxy",
-        |f| f.kube_proxy = Ok(vec!["nft table kube-proxy".to_owned()]),
-        State::Narrowed,
-        true,
-    ),
-    (
-        "pins",
-        |f| f.pins = Pins::OtherLayout,
-        State::Narrowed,
-        true,
-    ),
-    (
-        "pins",
-        |f| f.pins = Pins::Unusable("bl_slots is missing".to_owned()),
-        State::Failed,
-        true,
-    ),
-    (
-        "links",
-        |f| f.hooks[1].attached = false,
-        State::Failed,
-        false,
-    ),
+    ("unprivileged-bpf", |f| f.unprivileged_bpf_disabled = Some(0), State::Narrowed, true),
+    ("connect4", |f| f.features[0].found = no(libc::EINVAL), State::Missing, false),
+    ("connect4", |f| f.features[0].found = no(libc::EPERM), State::Failed, false),
+    ("set-retval", |f| f.features[1].found = no(libc::EINVAL), State::Narrowed, true),
+    ("kube-proxy", |f| f.kube_proxy = Ok(vec!["nft table kube-proxy".to_owned()]), State::Narrowed, true),
+    ("pins", |f| f.pins = Pins::OtherLayout, State::Narrowed, true),
+    ("pins", |f| f.pins = Pins::Unusable("bl_slots is missing".to_owned()), State::Failed, true),
+    ("links", |f| f.hooks[1].attached = false, State::Failed, false),
     ("links", |f| f.hooks.clear(), State::Failed, true),
     ("agent", |f| f.agent = false, State::Narrowed, true),
 ];
 
 fn no<T>(errno: i32) -> Result<T, No> {
-    Err(No {
-        errno,
-        why: "the kernel said no".to_owned(),
-    })
+    Err(No { errno, why: "the kernel said no".to_owned() })
 }
 
 #[test]
 fn each_change_of_a_healthy_machine_is_seen_by_its_check() {
     for (at, (check, change, state, can_run)) in CASES.iter().enumerate() {
         let (finding, can) = judge(check, change);
-        assert_eq!(
-            (finding.state, can),
-            (*state, *can_run),
-            "case {at}: {finding:#?}"
-        );
+        assert_eq!((finding.state, can), (*state, *can_run), "case {at}: {finding:#?}");
     }
 }
 
@@ -287,10 +181,7 @@ fn locked_memory_matters_only_where_maps_are_charged_to_it() {
     let old = |capabilities| {
         judge("memlock", |f| {
             f.capabilities = Some(capabilities);
-            f.memlock = Memlock {
-                charged: None,
-                limit: Some(65536),
-            };
+            f.memlock = Memlock { charged: None, limit: Some(65536) };
         })
         .0
         .state
@@ -323,13 +214,21 @@ fn a_foreign_program_that_was_attached_alone_keeps_ours_out() {
             }]);
         })
     };
-    assert_eq!(
-        (foreign(true).0.state, foreign(true).1),
-        (State::Failed, false)
-    );
-    assert_eq!(
-        (foreign(false).0.state, foreign(false).1),
-        (State::Narrowed, true)
-    );
+    assert_eq!((foreign(true).0.state, foreign(true).1), (State::Failed, false));
+    assert_eq!((foreign(false).0.state, foreign(false).1), (State::Narrowed, true));
     assert!(foreign(true).0.found.contains("other (id 7)"));
+}
+
+#[test]
+fn every_check_has_a_paragraph_for_the_operator() {
+    let text = include_str!("../../docs/troubleshooting.md");
+    let checks = examine(&healthy()).into_iter().map(|f| f.check);
+    let features = beeline::datapath::feature::FEATURES.iter().map(|f| f.name.to_owned());
+    let ours = ["connect4", "set-retval"]; // the features `healthy` makes up
+    for check in checks.filter(|check| !ours.contains(&check.as_str())).chain(features) {
+        assert!(
+            text.contains(&format!("\n### {check}\n")),
+            "docs/troubleshooting.md says nothing of {check}"
+        );
+    }
 }

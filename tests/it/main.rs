@@ -9,6 +9,7 @@ mod book_model;
 mod house;
 mod inspect;
 mod inspect_doctor;
+mod manifest;
 mod root;
 mod simulation;
 mod simulation_events;

@@ -43,13 +43,16 @@ fi
 # shellcheck disable=SC2046 # one word per module
 modprobe -a $(cat /matrix/modules)
 
+# Through a pipe, since programs colour and buffer by whether they face a terminal.
 stty -F /dev/ttyS1 raw
-exec </dev/null >/dev/ttyS1 2>&1
+mkfifo /run/output
+cat /run/output >/dev/ttyS1 &
+exec </dev/null >/run/output 2>&1
 cd /root || exit 1
 echo "@@ matrix: command starts"
 # bash: busybox's own shell would take its applets for ip, tc and the like.
 setsid bash /matrix/command
 echo "@@ matrix: command ended $?"
-# The host ends the guest when it has read that line; setting a mode waits until it is out.
-stty -F /dev/ttyS1 raw
+# The host ends the guest when it has read that line.
+sleep 10
 poweroff -f

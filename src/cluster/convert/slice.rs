@@ -100,9 +100,9 @@ impl Converter {
         let field = || format!("endpoints[{at}].addresses[0]");
         let text = object.addresses.first().map(String::as_str).unwrap_or_default();
         if text.is_empty() {
-            return Err(Problem::new(field(), "is missing; the endpoint is skipped (EP-6)"));
+            return Err(skipped(Problem::new(field(), "is missing"), "EP-6"));
         }
-        let addr = address(text, field)?;
+        let addr = address(text, field).map_err(|problem| skipped(problem, "EP-6"))?;
         if Family::of(addr) != family {
             return Err(Problem::new(
                 field(),
@@ -133,6 +133,11 @@ impl Converter {
         hints.dedup();
         hints.into()
     }
+}
+
+/// What a bad address does to its endpoint, and the rule that says so.
+fn skipped(problem: Problem, rule: &str) -> Problem {
+    Problem { message: format!("{}; the endpoint is skipped ({rule})", problem.message), ..problem }
 }
 
 #[cfg(test)]

@@ -36,22 +36,25 @@ pub struct FileProblem {
     pub severity: Severity,
 }
 
-impl fmt::Display for FileProblem {
-    /// Like `web.yaml: document 2 (line 9): Service default/web: spec.ports[0].port: …`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file)?;
+impl FileProblem {
+    /// Where it is, like `web.yaml: document 2 (line 9): Service default/web: spec.ports[0].port`.
+    pub fn place(&self) -> String {
+        let mut place = self.file.to_string();
         if self.document > 0 {
-            write!(f, ": document {}", self.document)?;
+            place += &format!(": document {}", self.document);
         }
         if let Some(line) = self.line {
-            write!(f, " (line {line})")?;
+            place += &format!(" (line {line})");
         }
-        if let Some(object) = &self.object {
-            write!(f, ": {object}")?;
+        for part in self.object.iter().chain(Some(&self.field).filter(|field| !field.is_empty())) {
+            place += &format!(": {part}");
         }
-        if !self.field.is_empty() {
-            write!(f, ": {}", self.field)?;
-        }
-        write!(f, ": {}", self.message)
+        place
+    }
+}
+
+impl fmt::Display for FileProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place(), self.message)
     }
 }

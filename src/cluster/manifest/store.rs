@@ -30,6 +30,8 @@ pub struct ManifestStore {
     owners: FxHashMap<Key, Owner>,
     /// Files that give an object too, after its owner by path.
     shadows: BTreeMap<Key, BTreeSet<Arc<str>>>,
+    /// Files with problems, so that asking for them costs nothing where there are none.
+    troubled: BTreeSet<Arc<str>>,
     converter: Converter,
 }
 
@@ -93,6 +95,11 @@ impl ManifestStore {
             documents.push(document);
         }
         self.settle(&path, &mut documents, &before, named, &mut changes);
+        if documents.iter().all(|document| document.problems.is_empty()) {
+            self.troubled.remove(&path);
+        } else {
+            self.troubled.insert(path.clone());
+        }
         self.files.insert(path, documents);
         changes
     }
@@ -100,6 +107,7 @@ impl ManifestStore {
     /// A file is gone.
     pub fn remove(&mut self, path: &str) -> Changes {
         let mut changes = Changes::default();
+        self.troubled.remove(path);
         if let Some((path, documents)) = self.files.remove_entry(path) {
             for key in documents.iter().flat_map(|document| &document.keys) {
                 self.release(&path, key, &mut changes);

@@ -85,7 +85,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Value>, ParseError> {
         Ok(value) => Ok(vec![value]),
         Err(error) => Err(ParseError {
             line: error.location().map(|at| (at.line() as usize).saturating_sub(1)),
-            message: first_line(&error.to_string()),
+            message: without_place(&error.to_string()).to_owned(),
         }),
     }
 }
@@ -103,8 +103,14 @@ fn options() -> serde_saphyr::Options {
     options
 }
 
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().trim().to_owned()
+/// The parser's words without its line, which counts from the document, and without a snippet.
+fn without_place(text: &str) -> &str {
+    let line = text.lines().next().unwrap_or_default().trim();
+    let place = |rest: &str| rest.chars().all(|c| c.is_ascii_digit() || " ,column".contains(c));
+    match line.rsplit_once(" at line ") {
+        Some((words, rest)) if place(rest) => words,
+        _ => line.strip_prefix("error: ").unwrap_or(line),
+    }
 }
 
 #[cfg(test)]

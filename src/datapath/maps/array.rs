@@ -6,7 +6,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use libbpf_rs::{MapCore, MapHandle};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -41,21 +41,22 @@ impl Mapping {
     /// The 8 bytes at `at`, which is a multiple of 8.
     pub(crate) fn word(&self, at: usize) -> &AtomicU64 {
         assert!(at.is_multiple_of(8) && at + 8 <= self.len, "word {at} of a mapping of {} bytes", self.len);
+        let word = self.at.as_ptr().wrapping_add(at).cast();
         // SAFETY: in bounds and aligned (asserted; mappings start at a page), valid as long as `self`,
         // and nobody in this process accesses the memory in another way.
-        unsafe { AtomicU64::from_ptr(self.at.as_ptr().add(at).cast()) }
+        unsafe { AtomicU64::from_ptr(word) }
     }
 
     /// The 4 bytes at `at`, which is a multiple of 4.
     pub(crate) fn half(&self, at: usize) -> &AtomicU32 {
-        assert!(at.is_multiple_of(4) && at + 4 <= self.len, "half word {at} of a mapping of {} bytes", self.len);
+        assert!(
+            at.is_multiple_of(4) && at + 4 <= self.len,
+            "half word {at} of a mapping of {} bytes",
+            self.len
+        );
+        let half = self.at.as_ptr().wrapping_add(at).cast();
         // SAFETY: as in `word`.
-        unsafe { AtomicU32::from_ptr(self.at.as_ptr().add(at).cast()) }
-    }
-
-    /// Copies the row of `N` words at `at`.
-    pub(crate) fn words<const N: usize>(&self, at: usize) -> [u64; N] {
-        std::array::from_fn(|i| self.word(at + 8 * i).load(Ordering::Acquire))
+        unsafe { AtomicU32::from_ptr(half) }
     }
 }
 
@@ -68,7 +69,8 @@ impl Drop for Mapping {
 
 /// The bytes an array takes: the kernel rounds a row up to 8 bytes and the whole to pages.
 pub(crate) fn mapped_len(map: &MapHandle) -> usize {
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as usize;
+    let page =
+        nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as usize;
     (stride(map) * map.max_entries() as usize).next_multiple_of(page)
 }
 

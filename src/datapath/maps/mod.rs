@@ -10,4 +10,5 @@ pub use reader::{MapUse, OpenError, Reader};
 pub use writer::PinnedTables;
 
 pub(crate) use array::{Mapping, mapped_len, stride};
+pub(crate) use grace::Grace;
 pub(crate) use scan::scan_hash;

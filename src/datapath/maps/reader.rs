@@ -9,13 +9,12 @@ use std::sync::Arc;
 use libbpf_rs::{MapCore, MapHandle};
 use plain::Plain;
 
-use super::array::{Mapping, mapped_len, stride};
-use super::scan::{scan_hash, scan_keys};
+use super::scan::{scan_array, scan_hash, scan_keys};
 use crate::datapath::load::GROUPS;
 use crate::datapath::pins::{Side, Tree};
 use crate::datapath::{sys, wire};
 use crate::plan::table::{
-    BackendId, BackendRow, EndpointInfo, Frontend, FrontendKey, Limits, Lookup, Map, PrefixClass, Rows, ServiceId,
+    BackendId, BackendRow, Frontend, FrontendKey, Limits, Lookup, Map, PrefixClass, Rows, ServiceId,
     ServiceName, ServiceRow, SetWord, Settings, Which,
 };
 
@@ -112,12 +111,15 @@ impl Reader {
         found.then(|| wire::read(&value)).flatten()
     }
 
-    /// A mapped array as rows of `N` words. Rows that are all zero have never been used and are left out.
-    pub(crate) fn array<const N: usize>(&self, name: &str) -> io::Result<Vec<(u32, [u64; N])>> {
-        let map = self.map(name);
-        let mapping = Mapping::new(map.as_fd(), 0, mapped_len(map), false)?;
-        let row = |id: u32| (id, mapping.words::<N>(id as usize * stride(map)));
-        Ok((0..map.max_entries()).map(row).filter(|(_, words)| words.iter().any(|word| *word != 0)).collect())
+    /// The rows of an array. Rows that are all zero have never been used and are left out.
+    pub(crate) fn array<T: Plain + Default>(&self, name: &str) -> io::Result<Vec<(u32, T)>> {
+        let mut rows = Vec::new();
+        scan_array(self.map(name), 0, u32::MAX, |row, value| {
+            if value.iter().any(|byte| *byte != 0) {
+                rows.extend(wire::read(value).map(|value| (row, value)));
+            }
+        })?;
+        Ok(rows)
     }
 
     /// Every row of the tables, sorted by key: 100,000 backends in some 30 ms.
@@ -137,36 +139,41 @@ impl Reader {
     }
 
     fn array_rows(&self, rows: &mut Rows) -> io::Result<()> {
-        let services = self.array::<4>(Map::Services.name())?;
-        let service = |(id, words): (u32, [u64; 4])| (ServiceId(id), wire::read_service(&wire::from_words(&words)));
-        rows.services = services.into_iter().map(service).filter(|(_, row)| row.policy.used).collect();
-        let map = self.map(Map::Slots.name());
-        let slots = Mapping::new(map.as_fd(), 0, mapped_len(map), false)?;
+        let services = self.array(Map::Services.name())?;
+        let service = |(id, row)| (ServiceId(id), wire::read_service(&row));
+        rows.services = services.into_iter().map(service).collect();
+        let mut slots: Vec<u32> = Vec::new();
+        scan_array(self.map(Map::Slots.name()), 0, u32::MAX, |_, value| {
+            slots.extend(wire::read::<u32>(value));
+        })?;
         for (id, row) in &rows.services {
-            for which in Which::ALL {
-                let set = row.sets[which as usize];
-                let end = set.base.saturating_add(set.count).min(map.max_entries());
-                let ids = (set.base..end).map(|slot| slots.words::<1>(slot as usize * stride(map))[0]);
-                rows.slots.push((*id, which, ids.map(|word| BackendId(word as u32)).collect()));
+            for which in Which::ALL.into_iter().filter(|which| row.sets[*which as usize].count > 0) {
+                let ids = range_of(&slots, row.sets[which as usize]);
+                rows.slots.push((*id, which, ids.iter().copied().map(BackendId).collect()));
             }
         }
-        let backends = self.array::<4>(Map::Backends.name())?;
-        let backend = |(id, words): (u32, [u64; 4])| (BackendId(id), wire::read_backend(&wire::from_words(&words)));
-        rows.backends = backends.into_iter().map(backend).filter(|(_, row)| row.state.generation != 0).collect();
-        let endpoints = self.array::<1>(Map::Endpoints.name())?;
-        let endpoint = |(id, words): (u32, [u64; 1])| (BackendId(id), wire::read_endpoint(&wire::from_words(&words)));
-        rows.endpoints = endpoints.into_iter().map(endpoint).filter(|(_, info): &(_, EndpointInfo)| info.used).collect();
+        let backends = self.array(Map::Backends.name())?;
+        let backend = |(id, row)| (BackendId(id), wire::read_backend(&row));
+        rows.backends =
+            backends.into_iter().map(backend).filter(|(_, row)| row.state.generation != 0).collect();
+        let endpoints = self.array(Map::Endpoints.name())?;
+        let endpoint = |(id, row)| (BackendId(id), wire::read_endpoint(&row));
+        rows.endpoints = endpoints.into_iter().map(endpoint).filter(|(_, info)| info.used).collect();
         Ok(())
     }
 
     fn hash_rows(&self, rows: &mut Rows) -> io::Result<()> {
         scan_hash(self.map(Map::Frontends.name()), |key, value| {
             let Some(raw) = wire::read::<wire::bl_frontend_key>(key) else { return };
-            let Some(value) = wire::read::<u64>(value).and_then(|value| wire::read_frontend(&raw, value)) else { return };
+            let Some(value) = wire::read::<u64>(value).and_then(|value| wire::read_frontend(&raw, value))
+            else {
+                return;
+            };
             rows.frontends.extend(wire::read_frontend_key(&raw).map(|key| (key, value)));
         })?;
         scan_hash(self.map(Map::Names.name()), |key, value| {
-            let named = wire::read(key).zip(wire::read(value)).and_then(|(key, row)| wire::read_name(&key, &row));
+            let named =
+                wire::read(key).zip(wire::read(value)).and_then(|(key, row)| wire::read_name(&key, &row));
             match named {
                 Some(wire::Named::Service(id, name)) => rows.names.push((id, name)),
                 Some(wire::Named::Text(id, text)) => rows.texts.push((id, text)),
@@ -243,8 +250,11 @@ impl Lookup for Reader {
     }
 
     fn slots(&self, set: SetWord) -> Vec<BackendId> {
-        let slot = |slot: u32| self.row::<u32>(Map::Slots.name(), &slot.to_ne_bytes()).map(BackendId);
-        (set.base..set.base.saturating_add(set.count)).map_while(slot).collect()
+        let mut ids = Vec::new();
+        let read = scan_array(self.map(Map::Slots.name()), set.base, set.count, |_, value| {
+            ids.extend(wire::read::<u32>(value).map(BackendId));
+        });
+        read.map(|()| ids).unwrap_or_default()
     }
 
     fn backend(&self, id: BackendId) -> Option<BackendRow> {
@@ -266,6 +276,12 @@ impl Lookup for Reader {
     }
 }
 
+/// The slots of a set, as far as they exist.
+fn range_of(slots: &[u32], set: SetWord) -> &[u32] {
+    let start = (set.base as usize).min(slots.len());
+    &slots[start..start.saturating_add(set.count as usize).min(slots.len())]
+}
+
 fn open_map(tree: &Tree, path: &Path) -> Result<MapHandle, OpenError> {
     MapHandle::from_pinned_path_with_file_flags(path, libbpf_sys::BPF_F_RDONLY).map_err(|e| match e.kind() {
         libbpf_rs::ErrorKind::NotFound => missing(tree),
@@ -279,5 +295,9 @@ fn open_map(tree: &Tree, path: &Path) -> Result<MapHandle, OpenError> {
 
 fn missing(tree: &Tree) -> OpenError {
     let (root, found) = (tree.root().to_owned(), tree.strangers());
-    if found.is_empty() { OpenError::Absent { root } } else { OpenError::OtherLayout { root, found: found.join(", ") } }
+    if found.is_empty() {
+        OpenError::Absent { root }
+    } else {
+        OpenError::OtherLayout { root, found: found.join(", ") }
+    }
 }

@@ -39,6 +39,35 @@ pub(crate) fn scan_hash(map: &MapHandle, mut each: impl FnMut(&[u8], &[u8])) -> 
     }
 }
 
+/// Calls `each` with index and value of `count` rows of an array, from row `first`. Through system calls, since
+/// a map opened read only cannot be mapped (`bpf_map_mmap()` wants `VM_SHARED`, which mmap(2) drops for it).
+pub(crate) fn scan_array(
+    map: &MapHandle,
+    first: u32,
+    count: u32,
+    mut each: impl FnMut(u32, &[u8]),
+) -> io::Result<()> {
+    let end = first.saturating_add(count).min(map.max_entries());
+    let value = map.value_size() as usize;
+    let room = BATCH.min(end.saturating_sub(first));
+    let (mut keys, mut values) = (vec![0; 4 * room as usize], vec![0; value * room as usize]);
+    let mut row = first;
+    while row < end {
+        // The cursor of an array is the row before.
+        let mut cursor = row.checked_sub(1).map(u32::to_ne_bytes);
+        let asked = room.min(end - row);
+        let (count, _) = sys::lookup_batch(map.as_fd(), &mut cursor, &mut keys, &mut values, asked)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        for (row, value) in (row..).zip(values.chunks_exact(value)).take(count as usize) {
+            each(row, value);
+        }
+        row += count;
+    }
+    Ok(())
+}
+
 /// Calls `each` with every key, one call per key: for maps without batches (LPM before 5.19).
 pub(crate) fn scan_keys(map: &MapHandle, mut each: impl FnMut(&[u8])) -> io::Result<()> {
     let mut next = vec![0; map.key_size() as usize];

@@ -10,7 +10,7 @@ use libbpf_rs::{MapCore, MapHandle};
 use super::array::Array;
 use super::grace::Grace;
 use crate::datapath::{sys, wire};
-use crate::plan::table::{BackendId, BackendRow, Limits, Map, Op, Tables, TableError};
+use crate::plan::table::{BackendId, BackendRow, Limits, Map, Op, TableError, Tables};
 
 /// How many 64 KiB windows stay mapped per large array.
 const WINDOWS: usize = 4;
@@ -39,10 +39,17 @@ impl PinnedTables {
     /// The tables in `maps`. Without `quiesce` no grace period is ever waited for: tests only.
     pub(crate) fn new(maps: &[(&'static str, MapHandle)], quiesce: bool) -> Result<PinnedTables> {
         let take = |map: Map| {
-            let (_, handle) = maps.iter().find(|(name, _)| *name == map.name()).with_context(|| format!("no map {}", map.name()))?;
+            let (_, handle) = maps
+                .iter()
+                .find(|(name, _)| *name == map.name())
+                .with_context(|| format!("no map {}", map.name()))?;
             MapHandle::try_from(handle).with_context(|| format!("keep {}", map.name()))
         };
-        let grace = if quiesce { Some(Grace::new().context("create the map-in-map that proves grace periods")?) } else { None };
+        let grace = if quiesce {
+            Some(Grace::new().context("create the map-in-map that proves grace periods")?)
+        } else {
+            None
+        };
         Ok(PinnedTables {
             frontends: take(Map::Frontends)?,
             services: Array::whole(take(Map::Services)?, Map::Services),
@@ -75,7 +82,8 @@ impl PinnedTables {
 
     fn put(&self, element: &Element) -> Result<(), TableError> {
         let map = self.hash(element.map);
-        sys::update(map.as_fd(), &element.key, &element.value).map_err(|e| refused(element.map, map, "put a row", &e))
+        sys::update(map.as_fd(), &element.key, &element.value)
+            .map_err(|e| refused(element.map, map, "put a row", &e))
     }
 
     fn delete(&self, name: Map, key: &[u8]) -> Result<(), TableError> {
@@ -149,9 +157,11 @@ impl Element {
                 let value = wire::frontend(&key, *value);
                 Element::new(Map::Frontends, wire::bytes(&key), &value.to_ne_bytes())
             }
-            Op::NamePut(id, name) => {
-                Element::new(Map::Names, wire::bytes(&wire::service_key(*id)), wire::bytes(&wire::service_name(name)))
-            }
+            Op::NamePut(id, name) => Element::new(
+                Map::Names,
+                wire::bytes(&wire::service_key(*id)),
+                wire::bytes(&wire::service_name(name)),
+            ),
             Op::TextPut(id, text) => {
                 Element::new(Map::Names, wire::bytes(&wire::text_key(*id)), wire::bytes(&wire::text(text)))
             }
@@ -221,7 +231,8 @@ impl Tables for PinnedTables {
         let mut run: Vec<(usize, Element)> = Vec::new();
         for (at, op) in ops.iter().enumerate() {
             let element = Element::of(op).filter(Element::may_batch);
-            let goes_on = element.as_ref().zip(run.first()).is_some_and(|(new, (_, first))| new.map == first.map);
+            let goes_on =
+                element.as_ref().zip(run.first()).is_some_and(|(new, (_, first))| new.map == first.map);
             if !goes_on {
                 self.put_run(&std::mem::take(&mut run), &mut failed);
             }

@@ -1,12 +1,7 @@
 //! The checks: facts to findings, pure.
 
 use super::{Facts, FeatureFact, Finding, MAIN_JOB, Pins, State};
-
-/// Capabilities by bit (`linux/capability.h`).
-const CAP_NET_ADMIN: u64 = 1 << 12;
-const CAP_SYS_ADMIN: u64 = 1 << 21;
-const CAP_SYS_RESOURCE: u64 = 1 << 24;
-const CAP_BPF: u64 = 1 << 39;
+use crate::host::caps;
 
 fn has(facts: &Facts, capability: u64) -> bool {
     facts.capabilities.is_some_and(|all| all & capability != 0)
@@ -20,16 +15,12 @@ pub(super) fn privileges(facts: &Facts) -> Finding {
             .lose("nothing is known of this process's capabilities")
             .next("mount /proc");
     }
-    if has(facts, CAP_SYS_ADMIN) && has(facts, CAP_NET_ADMIN) {
+    if has(facts, caps::SYS_ADMIN) && has(facts, caps::NET_ADMIN) {
         return Finding::ok(CHECK, "CAP_SYS_ADMIN, CAP_NET_ADMIN").needed();
     }
-    if has(facts, CAP_SYS_ADMIN) || (has(facts, CAP_BPF) && has(facts, CAP_NET_ADMIN)) {
-        let (have, lack, lose) = if has(facts, CAP_SYS_ADMIN) {
-            (
-                "CAP_SYS_ADMIN",
-                "CAP_NET_ADMIN",
-                "netfilter rules of others cannot be seen",
-            )
+    if has(facts, caps::SYS_ADMIN) || (has(facts, caps::BPF) && has(facts, caps::NET_ADMIN)) {
+        let (have, lack, lose) = if has(facts, caps::SYS_ADMIN) {
+            ("CAP_SYS_ADMIN", "CAP_NET_ADMIN", "netfilter rules of others cannot be seen")
         } else {
             (
                 "CAP_BPF, CAP_NET_ADMIN",
@@ -42,15 +33,12 @@ pub(super) fn privileges(facts: &Facts) -> Finding {
             .next(format!("give {lack} as well, or run as root"))
             .needed();
     }
-    let lacking: Vec<&str> = [
-        (CAP_BPF, "CAP_BPF"),
-        (CAP_NET_ADMIN, "CAP_NET_ADMIN"),
-        (CAP_SYS_ADMIN, "CAP_SYS_ADMIN"),
-    ]
-    .into_iter()
-    .filter(|(bit, _)| !has(facts, *bit))
-    .map(|(_, name)| name)
-    .collect();
+    let lacking: Vec<&str> =
+        [(caps::BPF, "CAP_BPF"), (caps::NET_ADMIN, "CAP_NET_ADMIN"), (caps::SYS_ADMIN, "CAP_SYS_ADMIN")]
+            .into_iter()
+            .filter(|(bit, _)| !has(facts, *bit))
+            .map(|(_, name)| name)
+            .collect();
     Finding::bad(CHECK, State::Missing, format!("no {}", lacking.join(", ")))
         .lose(format!("{MAIN_JOB}, and pinned tables cannot be read"))
         .next("run as root, or give CAP_SYS_ADMIN and CAP_NET_ADMIN (a container: `privileged`, or these two in `capabilities.add`)")
@@ -73,16 +61,10 @@ pub(super) fn bpf_syscall(facts: &Facts) -> Finding {
             State::Failed,
             "run as root in the machine's first user namespace; if that is so, look for a seccomp profile or `lockdown` (cat /sys/kernel/security/lockdown)",
         ),
-        libc::ENOMEM => (
-            State::Failed,
-            "raise RLIMIT_MEMLOCK (ulimit -l unlimited), or free memory",
-        ),
+        libc::ENOMEM => (State::Failed, "raise RLIMIT_MEMLOCK (ulimit -l unlimited), or free memory"),
         _ => (State::Failed, "read the error; it is the kernel's"),
     };
-    Finding::bad(CHECK, state, &no.why)
-        .lose(MAIN_JOB)
-        .next(next)
-        .needed()
+    Finding::bad(CHECK, state, &no.why).lose(MAIN_JOB).next(next).needed()
 }
 
 /// The kernel's own types, by which programs are fitted to it.
@@ -93,9 +75,7 @@ pub(super) fn btf(facts: &Facts) -> Finding {
         return Finding::ok(CHECK, FILE).needed();
     }
     Finding::bad(CHECK, State::Missing, format!("{FILE} cannot be read"))
-        .lose(format!(
-            "{MAIN_JOB}: programs cannot be fitted to the kernel's types"
-        ))
+        .lose(format!("{MAIN_JOB}: programs cannot be fitted to the kernel's types"))
         .next("mount sysfs at /sys; if it is mounted, use a kernel with CONFIG_DEBUG_INFO_BTF=y")
         .needed()
 }
@@ -130,10 +110,8 @@ pub(super) fn net_classes(facts: &Facts) -> Finding {
         };
         return Finding::ok(CHECK, found);
     }
-    let found = format!(
-        "{} mounted, and a socket has room for that or its cgroup2",
-        cgroup.net_classes.join(", ")
-    );
+    let found =
+        format!("{} mounted, and a socket has room for that or its cgroup2", cgroup.net_classes.join(", "));
     if cgroup.whole {
         return Finding::ok(CHECK, format!("{found}; the root serves them all the same"));
     }
@@ -152,17 +130,13 @@ pub(super) fn bpffs(facts: &Facts) -> Finding {
         return Finding::ok(CHECK, path.to_string()).needed();
     }
     let mount = format!("mount -t bpf bpf {path}");
-    if bpffs.known && has(facts, CAP_SYS_ADMIN) {
+    if bpffs.known && bpffs.mounted_by_run && has(facts, caps::SYS_ADMIN) {
         return Finding::bad(CHECK, State::Narrowed, format!("none at {path}"))
             .lose("nothing while the mount that `beeline run` makes stays; in a container it goes with the container")
             .next(format!("{mount} on the host, at each boot"))
             .needed();
     }
-    let next = if bpffs.known {
-        mount
-    } else {
-        "use a kernel with CONFIG_BPF_SYSCALL=y".to_owned()
-    };
+    let next = if bpffs.known { mount } else { "use a kernel with CONFIG_BPF_SYSCALL=y".to_owned() };
     Finding::bad(CHECK, State::Missing, format!("none at {path}"))
         .lose(format!("{MAIN_JOB}: tables have nowhere to live"))
         .next(format!("{next}; or name another with --bpf-root"))
@@ -177,7 +151,7 @@ pub(super) fn memlock(facts: &Facts) -> Finding {
         (_, None) => return Finding::ok(CHECK, "no limit"),
         (_, Some(limit)) => limit,
     };
-    if has(facts, CAP_SYS_RESOURCE) {
+    if has(facts, caps::SYS_RESOURCE) {
         return Finding::ok(CHECK, format!("{limit} bytes, which the agent may raise"));
     }
     Finding::bad(
@@ -205,18 +179,11 @@ pub(super) fn jit(facts: &Facts) -> Finding {
 pub(super) fn unprivileged_bpf(facts: &Facts) -> Finding {
     const CHECK: &str = "unprivileged-bpf";
     match facts.unprivileged_bpf_disabled {
-        Some(0) => Finding::bad(
-            CHECK,
-            State::Narrowed,
-            "kernel.unprivileged_bpf_disabled is 0",
-        )
-        .lose("nothing of Beeline; but any user of this machine may load BPF programs")
-        .next("sysctl -w kernel.unprivileged_bpf_disabled=2"),
-        Some(value) => Finding::ok(
-            CHECK,
-            format!("kernel.unprivileged_bpf_disabled is {value}"),
-        ),
-        None => Finding::ok(CHECK, "the kernel has no such setting"),
+        Some(0) => Finding::bad(CHECK, State::Narrowed, "kernel.unprivileged_bpf_disabled is 0")
+            .lose("nothing of Beeline; but any user of this machine may load BPF programs")
+            .next("sysctl -w kernel.unprivileged_bpf_disabled=2"),
+        Some(value) => Finding::ok(CHECK, format!("kernel.unprivileged_bpf_disabled is {value}")),
+        None => Finding::ok(CHECK, "not to be seen from here"),
     }
 }
 
@@ -224,32 +191,18 @@ pub(super) fn unprivileged_bpf(facts: &Facts) -> Finding {
 pub(super) fn feature(fact: &FeatureFact) -> Finding {
     let no = match &fact.found {
         Ok(()) => {
-            return Finding {
-                needed: fact.needed,
-                ..Finding::ok(&fact.name, "the kernel has it")
-            };
+            return Finding { needed: fact.needed, ..Finding::ok(&fact.name, "the kernel has it") };
         }
         Err(no) => no,
     };
     let asked = !matches!(no.errno, libc::EPERM | libc::EACCES | libc::ENOSYS);
     let finding = match (asked, fact.needed) {
-        (false, _) => Finding::bad(
-            &fact.name,
-            State::Failed,
-            format!("could not ask: {}", no.why),
-        )
-        .next("repair `privileges` and `bpf-syscall` first"),
-        (true, true) => {
-            Finding::bad(&fact.name, State::Missing, &no.why).next(kernel_that_has(fact))
-        }
-        (true, false) => {
-            Finding::bad(&fact.name, State::Narrowed, &no.why).next(kernel_that_has(fact))
-        }
+        (false, _) => Finding::bad(&fact.name, State::Failed, format!("could not ask: {}", no.why))
+            .next("repair `privileges` and `bpf-syscall` first"),
+        (true, true) => Finding::bad(&fact.name, State::Missing, &no.why).next(kernel_that_has(fact)),
+        (true, false) => Finding::bad(&fact.name, State::Narrowed, &no.why).next(kernel_that_has(fact)),
     };
-    Finding {
-        needed: fact.needed,
-        ..finding.lose(&fact.lose)
-    }
+    Finding { needed: fact.needed, ..finding.lose(&fact.lose) }
 }
 
 fn kernel_that_has(fact: &FeatureFact) -> String {
@@ -281,16 +234,10 @@ pub(super) fn foreign_programs(facts: &Facts) -> Finding {
         some.join(", ")
     };
     if all.iter().any(|f| f.exclusive) {
-        return Finding::bad(
-            CHECK,
-            State::Failed,
-            format!("attached alone: {}", list(true)),
-        )
-        .lose(format!(
-            "{MAIN_JOB}: the kernel refuses to attach ours beside them (EPERM)"
-        ))
-        .next("detach them (`bpftool cgroup detach`), or have them attached with the flag `multi`")
-        .needed();
+        return Finding::bad(CHECK, State::Failed, format!("attached alone: {}", list(true)))
+            .lose(format!("{MAIN_JOB}: the kernel refuses to attach ours beside them (EPERM)"))
+            .next("detach them (`bpftool cgroup detach`), or have them attached with the flag `multi`")
+            .needed();
     }
     Finding::bad(CHECK, State::Narrowed, list(false))
         .lose("the first program that translates wins, and any refusal wins: they may answer instead of Beeline")
@@ -332,12 +279,7 @@ pub(super) fn links(facts: &Facts) -> Finding {
     if facts.pins == Pins::None {
         return Finding::ok(CHECK, "none: Beeline has not run here");
     }
-    let dead: Vec<&str> = facts
-        .hooks
-        .iter()
-        .filter(|h| !h.attached)
-        .map(|h| h.name.as_str())
-        .collect();
+    let dead: Vec<&str> = facts.hooks.iter().filter(|h| !h.attached).map(|h| h.name.as_str()).collect();
     if facts.hooks.is_empty() {
         return Finding::bad(CHECK, State::Failed, "could not look")
             .lose("it is not known whether programs are attached")
@@ -346,14 +288,10 @@ pub(super) fn links(facts: &Facts) -> Finding {
     if dead.is_empty() {
         return Finding::ok(CHECK, format!("{} programs attached", facts.hooks.len())).needed();
     }
-    Finding::bad(
-        CHECK,
-        State::Failed,
-        format!("not attached: {}", dead.join(", ")),
-    )
-    .lose(format!("{MAIN_JOB} where these are missing"))
-    .next("restart the agent: `beeline run` attaches them again")
-    .needed()
+    Finding::bad(CHECK, State::Failed, format!("not attached: {}", dead.join(", ")))
+        .lose(format!("{MAIN_JOB} where these are missing"))
+        .next("restart the agent: `beeline run` attaches them again")
+        .needed()
 }
 
 /// Who keeps the tables true.
@@ -361,13 +299,9 @@ pub(super) fn agent(facts: &Facts) -> Finding {
     const CHECK: &str = "agent";
     match (facts.agent, &facts.pins) {
         (true, _) => Finding::ok(CHECK, "it runs"),
-        (false, Pins::None) => Finding::bad(
-            CHECK,
-            State::Missing,
-            "it does not run and has not run here",
-        )
-        .lose("no Service is served yet")
-        .next("beeline run --manifests DIR"),
+        (false, Pins::None) => Finding::bad(CHECK, State::Missing, "it does not run and has not run here")
+            .lose("no Service is served yet")
+            .next("beeline run --manifests DIR"),
         (false, _) => Finding::bad(CHECK, State::Narrowed, "it does not run")
             .lose("changes of Services are not followed; traffic goes on by the tables as they are")
             .next("beeline run, or read the last lines of its log"),

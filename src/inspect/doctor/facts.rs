@@ -66,6 +66,8 @@ pub struct Bpffs {
     pub path: PathBuf,
     /// A bpffs is there.
     pub mounted: bool,
+    /// `beeline run` mounts one there if there is none.
+    pub mounted_by_run: bool,
     /// The kernel knows the file system.
     pub known: bool,
 }

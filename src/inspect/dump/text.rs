@@ -39,11 +39,7 @@ impl Display for SettingsDump {
             self.synced
         )?;
         write!(f, " masquerade-all={} local-detector=", self.masquerade_all)?;
-        let families: Vec<String> = self
-            .local_detector
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let families: Vec<String> = self.local_detector.iter().map(ToString::to_string).collect();
         writeln!(f, "{}", or_dash(&families.join(",")))?;
         if let Some(by) = &self.written_by {
             writeln!(
@@ -69,19 +65,9 @@ impl Display for ServiceDump {
         }
         writeln!(f)?;
         let (internal, external) = (which_name(self.internal), which_name(self.external));
-        writeln!(
-            f,
-            "  policy internal={internal} external={external} affinity={}",
-            self.affinity_seconds
-        )?;
+        writeln!(f, "  policy internal={internal} external={external} affinity={}", self.affinity_seconds)?;
         for frontend in &self.frontends {
-            writeln!(
-                f,
-                "  frontend {} {}/{}",
-                frontend.kind.name(),
-                frontend.addr,
-                frontend.protocol
-            )?;
+            writeln!(f, "  frontend {} {}/{}", frontend.kind.name(), frontend.addr, frontend.protocol)?;
         }
         for (which, set) in [(Which::Cluster, &self.cluster), (Which::Local, &self.local)] {
             if which == Which::Cluster || self.uses_local() || !set.addrs.is_empty() {
@@ -98,10 +84,7 @@ impl Display for ServiceDump {
 impl ServiceDump {
     /// Whether some frontend's traffic takes the Local set (CAT-1).
     fn uses_local(&self) -> bool {
-        let external = self
-            .frontends
-            .iter()
-            .any(|f| f.kind != FrontendKind::ClusterIp);
+        let external = self.frontends.iter().any(|f| f.kind != FrontendKind::ClusterIp);
         self.internal == Which::Local || (external && self.external == Which::Local)
     }
 }
@@ -123,11 +106,7 @@ impl Display for SetDump {
 impl Display for BackendDump {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let words = |all: &[(bool, &'static str)]| {
-            let on: Vec<&str> = all
-                .iter()
-                .filter(|(on, _)| *on)
-                .map(|(_, word)| *word)
-                .collect();
+            let on: Vec<&str> = all.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect();
             or_dash(&on.join(","))
         };
         let sets = words(&[
@@ -148,17 +127,11 @@ impl Display for BackendDump {
             or_dash(&self.node),
             or_dash(&self.zone)
         )?;
-        self.id.map_or(Ok(()), |(id, generation)| {
-            write!(f, " id={id} generation={generation}")
-        })
+        self.id.map_or(Ok(()), |(id, generation)| write!(f, " id={id} generation={generation}"))
     }
 }
 
 /// The text, or `-` where there is none, so that columns stay where they are.
 fn or_dash(text: &str) -> String {
-    if text.is_empty() {
-        "-".to_owned()
-    } else {
-        text.to_owned()
-    }
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
 }

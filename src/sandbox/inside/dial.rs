@@ -10,9 +10,7 @@ use nix::sys::socket::sockopt::{SocketError, TcpFastOpenConnect};
 use nix::sys::socket::{self, MsgFlags, SockFlag, SockaddrStorage, bind, getsockopt, setsockopt};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::sandbox::proto::{
-    ConnectCall, Dial, DialReport, DialUntil, DialUntilReport, Protocol, Step,
-};
+use crate::sandbox::proto::{ConnectCall, Dial, DialReport, DialUntil, DialUntilReport, Protocol, Step};
 use crate::sandbox::sock;
 
 /// An error with the step it came at.
@@ -88,12 +86,7 @@ fn open(dial: &Dial, target: &SockaddrStorage) -> Result<OwnedFd, Errno> {
 }
 
 /// Connects; answers how many bytes of what is to be said went along.
-fn connect(
-    dial: &Dial,
-    fd: &OwnedFd,
-    target: &SockaddrStorage,
-    deadline: Instant,
-) -> Outcome<usize> {
+fn connect(dial: &Dial, fd: &OwnedFd, target: &SockaddrStorage, deadline: Instant) -> Outcome<usize> {
     match dial.call {
         ConnectCall::Blocking | ConnectCall::FastOpenConnect => {
             socket::connect(fd.as_raw_fd(), target).at(Step::Connect)?;
@@ -126,9 +119,7 @@ pub(super) fn receive_line(fd: &OwnedFd, deadline: Instant) -> Result<String, Er
         let length = socket::recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
         line.extend_from_slice(&buffer[..length]);
         if length == 0 || line.last() == Some(&b'\n') {
-            return Ok(String::from_utf8_lossy(&line)
-                .trim_end_matches('\n')
-                .to_owned());
+            return Ok(String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned());
         }
     }
 }
@@ -157,12 +148,7 @@ pub(super) fn dial_until(until: &DialUntil) -> DialUntilReport {
         }
     }
     let errors = errors.into_iter().collect();
-    DialUntilReport {
-        connect_at_ns: None,
-        connected_at_ns: None,
-        attempts,
-        errors,
-    }
+    DialUntilReport { connect_at_ns: None, connected_at_ns: None, attempts, errors }
 }
 
 /// One connection: the clock before and after `connect`, and who answered.
@@ -170,9 +156,7 @@ fn attempt(target: &SockaddrStorage, deadline: Instant) -> Result<(u64, u64, Str
     let fd = sock::open(Protocol::Tcp, sock::is_v6(target), SockFlag::empty())?;
     sock::set_timeouts(
         &fd,
-        deadline
-            .saturating_duration_since(Instant::now())
-            .max(Duration::from_millis(1)),
+        deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)),
     )?;
     let before = monotonic_ns()?;
     socket::connect(fd.as_raw_fd(), target)?;

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    self, ControlMessage, MsgFlags, MultiHeaders, SockFlag, SockaddrStorage, recvmsg, sendmmsg,
-    sendmsg,
+    self, ControlMessage, MsgFlags, MultiHeaders, SockFlag, SockaddrStorage, recvmsg, sendmmsg, sendmsg,
 };
 
 use crate::sandbox::proto::{Answer, Exchange, ExchangeReport, Protocol, SendCall, Step};
@@ -17,12 +16,7 @@ use crate::sandbox::sock;
 
 /// Sends one datagram to each target and collects the answers.
 pub(super) fn exchange(exchange: &Exchange) -> ExchangeReport {
-    let mut report = ExchangeReport {
-        local: None,
-        peer: None,
-        errno: None,
-        answers: Vec::new(),
-    };
+    let mut report = ExchangeReport { local: None, peer: None, errno: None, answers: Vec::new() };
     match open(exchange) {
         Err(errno) => report.errno = Some(sock::name(errno)),
         Ok(fd) => {
@@ -73,23 +67,14 @@ fn datagrams(exchange: &Exchange) -> usize {
 fn send(exchange: &Exchange, fd: &OwnedFd, to: SocketAddr) -> Result<(), Errno> {
     let target = sock::wire(to, exchange.mapped);
     let payload = exchange.say.as_bytes();
-    let segments = exchange
-        .segment
-        .as_ref()
-        .map(ControlMessage::UdpGsoSegments);
+    let segments = exchange.segment.as_ref().map(ControlMessage::UdpGsoSegments);
     let (fd, flags) = (fd.as_raw_fd(), MsgFlags::MSG_NOSIGNAL);
     let sent = match (exchange.call, segments) {
         (SendCall::Send, None) => socket::send(fd, payload, flags),
         (SendCall::Sendto, None) => socket::sendto(fd, payload, &target, flags),
         (call, segments) => {
             let address = (call != SendCall::Send).then_some(&target);
-            sendmsg(
-                fd,
-                &[IoSlice::new(payload)],
-                segments.as_slice(),
-                flags,
-                address,
-            )
+            sendmsg(fd, &[IoSlice::new(payload)], segments.as_slice(), flags, address)
         }
     };
     sent.map(drop)
@@ -97,19 +82,11 @@ fn send(exchange: &Exchange, fd: &OwnedFd, to: SocketAddr) -> Result<(), Errno> 
 
 fn all_at_once(exchange: &Exchange, fd: &OwnedFd) -> Vec<Answer> {
     let begun = Instant::now();
-    let targets: Vec<Option<SockaddrStorage>> = exchange
-        .to
-        .iter()
-        .map(|&to| (!exchange.connect).then(|| sock::wire(to, exchange.mapped)))
-        .collect();
-    let slices: Vec<[IoSlice<'_>; 1]> = targets
-        .iter()
-        .map(|_| [IoSlice::new(exchange.say.as_bytes())])
-        .collect();
-    let segments = exchange
-        .segment
-        .as_ref()
-        .map(ControlMessage::UdpGsoSegments);
+    let targets: Vec<Option<SockaddrStorage>> =
+        exchange.to.iter().map(|&to| (!exchange.connect).then(|| sock::wire(to, exchange.mapped))).collect();
+    let slices: Vec<[IoSlice<'_>; 1]> =
+        targets.iter().map(|_| [IoSlice::new(exchange.say.as_bytes())]).collect();
+    let segments = exchange.segment.as_ref().map(ControlMessage::UdpGsoSegments);
     let space = segments.is_some().then(|| cmsg_space!(u16));
     let mut headers = MultiHeaders::preallocate(targets.len(), space);
     let sent = sendmmsg(
@@ -124,18 +101,12 @@ fn all_at_once(exchange: &Exchange, fd: &OwnedFd) -> Vec<Answer> {
     let sent = match sent {
         Ok(sent) => sent,
         Err(errno) => {
-            return exchange
-                .to
-                .iter()
-                .map(|&to| failed(to, Step::Send, errno, begun))
-                .collect();
+            return exchange.to.iter().map(|&to| failed(to, Step::Send, errno, begun)).collect();
         }
     };
     // Answers may come in any order: `from` tells to whom each belongs.
     let each = datagrams(exchange);
-    let awaited = exchange.to[..sent]
-        .iter()
-        .flat_map(|to| std::iter::repeat_n(*to, each));
+    let awaited = exchange.to[..sent].iter().flat_map(|to| std::iter::repeat_n(*to, each));
     awaited.map(|to| receive(exchange, fd, to, begun)).collect()
 }
 
@@ -176,17 +147,11 @@ fn receive_one(exchange: &Exchange, fd: &OwnedFd, deadline: Instant) -> Result<D
 }
 
 /// `recvmsg`: the data and where it came from.
-pub(super) fn receive_message(
-    fd: &OwnedFd,
-    flags: MsgFlags,
-) -> Result<(Vec<u8>, Option<SocketAddr>), Errno> {
+pub(super) fn receive_message(fd: &OwnedFd, flags: MsgFlags) -> Result<(Vec<u8>, Option<SocketAddr>), Errno> {
     let mut buffer = vec![0; 65536];
     let mut slices = [IoSliceMut::new(&mut buffer)];
     let message = recvmsg::<SockaddrStorage>(fd.as_raw_fd(), &mut slices, None, flags)?;
-    let (length, from) = (
-        message.bytes,
-        message.address.as_ref().and_then(sock::std_addr),
-    );
+    let (length, from) = (message.bytes, message.address.as_ref().and_then(sock::std_addr));
     buffer.truncate(length);
     Ok((buffer, from))
 }

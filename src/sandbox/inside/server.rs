@@ -24,17 +24,11 @@ pub(super) enum Server {
 
 /// Opens a server.
 pub(super) fn serve(pod: &Pod, serve: &Serve) -> Result<ServeReport> {
-    let what = || {
-        format!(
-            "listen at {:?} {} port {}",
-            serve.protocol, serve.ip, serve.port
-        )
-    };
+    let what = || format!("listen at {:?} {} port {}", serve.protocol, serve.ip, serve.port);
     let (server, local) = match serve.protocol {
         Protocol::Tcp => {
             let (server, local) =
-                TcpServer::open((serve.ip, serve.port).into(), serve.app, &pod.name)
-                    .with_context(what)?;
+                TcpServer::open((serve.ip, serve.port).into(), serve.app, &pod.name).with_context(what)?;
             (Server::Tcp(server), local)
         }
         Protocol::Udp => {
@@ -43,10 +37,7 @@ pub(super) fn serve(pod: &Pod, serve: &Serve) -> Result<ServeReport> {
             }
             let socket = UdpSocket::bind((serve.ip, serve.port)).with_context(what)?;
             let local = socket.local_addr().with_context(what)?;
-            (
-                Server::Udp(UdpServer::start(socket, serve.app, &pod.name)?),
-                local,
-            )
+            (Server::Udp(UdpServer::start(socket, serve.app, &pod.name)?), local)
         }
     };
     lock(&pod.servers).insert((serve.protocol, local.port()), server);
@@ -57,12 +48,7 @@ pub(super) fn serve(pod: &Pod, serve: &Serve) -> Result<ServeReport> {
 pub(super) fn close(pod: &Pod, close: &CloseServer) -> Result<ServerReport> {
     let server = lock(&pod.servers)
         .remove(&(close.protocol, close.port))
-        .with_context(|| {
-            format!(
-                "no {:?} server listens at port {}",
-                close.protocol, close.port
-            )
-        })?;
+        .with_context(|| format!("no {:?} server listens at port {}", close.protocol, close.port))?;
     let served = match server {
         Server::Tcp(server) => server.close(close.cut),
         Server::Udp(server) => server.close(),
@@ -79,24 +65,15 @@ pub(super) struct UdpServer {
 
 impl UdpServer {
     fn start(socket: UdpSocket, app: App, name: &str) -> Result<Self> {
-        socket
-            .set_read_timeout(Some(LOOK))
-            .context("limit how long a datagram is awaited")?;
+        socket.set_read_timeout(Some(LOOK)).context("limit how long a datagram is awaited")?;
         let prefix = match app {
             App::Identify => format!("{name}:").into_bytes(),
             App::Echo | App::Http => Vec::new(),
         };
-        let (stop, served) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicU64::new(0)),
-        );
+        let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, count) = (stop.clone(), served.clone());
         let thread = std::thread::spawn(move || answer(&socket, &prefix, &stopped, &count));
-        Ok(Self {
-            stop,
-            served,
-            thread,
-        })
+        Ok(Self { stop, served, thread })
     }
 
     fn close(self) -> u64 {
@@ -112,10 +89,7 @@ fn answer(socket: &UdpSocket, prefix: &[u8], stop: &AtomicBool, served: &AtomicU
     while !stop.load(Ordering::Relaxed) {
         match socket.recv_from(&mut buffer[prefix.len()..]) {
             Ok((length, from)) => {
-                if socket
-                    .send_to(&buffer[..prefix.len() + length], from)
-                    .is_ok()
-                {
+                if socket.send_to(&buffer[..prefix.len() + length], from).is_ok() {
                     served.fetch_add(1, Ordering::Relaxed);
                 }
             }

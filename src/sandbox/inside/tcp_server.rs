@@ -71,9 +71,7 @@ impl Shared {
     fn add_worker(self: Arc<Self>) -> io::Result<()> {
         self.idle.fetch_add(1, Ordering::SeqCst);
         let shared = self.clone();
-        let started = std::thread::Builder::new()
-            .stack_size(STACK)
-            .spawn(move || shared.work());
+        let started = std::thread::Builder::new().stack_size(STACK).spawn(move || shared.work());
         if started.is_err() {
             self.idle.fetch_sub(1, Ordering::SeqCst);
         }

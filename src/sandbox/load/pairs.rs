@@ -83,24 +83,15 @@ impl From<&LoadReport> for Slice {
 /// # Errors
 /// See [`run`]; a cgroup that cannot be entered.
 pub fn run_pairs(spec: &PairSpec) -> Result<PairReport> {
-    ensure!(
-        spec.rounds > 0 && spec.slice_ms > 0,
-        "a comparison needs at least one round of at least 1 ms"
-    );
+    ensure!(spec.rounds > 0 && spec.slice_ms > 0, "a comparison needs at least one round of at least 1 ms");
     if spec.a.cgroup.is_none() && spec.b.cgroup.is_none() {
         return rounds(spec);
     }
     // A side without a cgroup runs where the process is now, and there it ends.
     let home = cgroup::of_process(std::process::id())?;
-    let at_home = |side: &Side| Side {
-        cgroup: side.cgroup.clone().or_else(|| Some(home.clone())),
-        ..side.clone()
-    };
-    let outcome = rounds(&PairSpec {
-        a: at_home(&spec.a),
-        b: at_home(&spec.b),
-        ..spec.clone()
-    });
+    let at_home =
+        |side: &Side| Side { cgroup: side.cgroup.clone().or_else(|| Some(home.clone())), ..side.clone() };
+    let outcome = rounds(&PairSpec { a: at_home(&spec.a), b: at_home(&spec.b), ..spec.clone() });
     cgroup::put(&home, std::process::id())?;
     outcome
 }
@@ -131,10 +122,6 @@ fn slice(side: &Side, length_ms: u64) -> Result<Slice> {
         // What the move set in motion shall not be counted.
         std::thread::sleep(Duration::from_millis(2));
     }
-    let load = LoadSpec {
-        count: None,
-        duration_ms: Some(length_ms),
-        ..side.load.clone()
-    };
+    let load = LoadSpec { count: None, duration_ms: Some(length_ms), ..side.load.clone() };
     Ok(Slice::from(&run(&load)?))
 }

@@ -64,11 +64,7 @@ impl Worker {
         deadline: Option<Instant>,
     ) -> Self {
         Self {
-            targets: spec
-                .to
-                .iter()
-                .map(|&to| sock::wire(to, spec.mapped))
-                .collect(),
+            targets: spec.to.iter().map(|&to| sock::wire(to, spec.mapped)).collect(),
             next: number,
             protocol: spec.protocol,
             mode: spec.mode,
@@ -97,14 +93,10 @@ impl Worker {
 
     fn goes_on(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
-            && self
-                .deadline
-                .is_none_or(|deadline| Instant::now() < deadline)
+            && self.deadline.is_none_or(|deadline| Instant::now() < deadline)
             && self
                 .left
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                    left.checked_sub(1)
-                })
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
                 .is_ok()
     }
 
@@ -150,10 +142,7 @@ impl Worker {
             let name = match (self.ask, self.protocol) {
                 (Ask::Byte, _) => Some(0),
                 (Ask::Name, Protocol::Tcp) => answer[..have].iter().position(|&b| b == b'\n'),
-                (Ask::Name, Protocol::Udp) => answer[..have]
-                    .iter()
-                    .position(|&b| b == b':')
-                    .or(Some(have)),
+                (Ask::Name, Protocol::Udp) => answer[..have].iter().position(|&b| b == b':').or(Some(have)),
             };
             match name {
                 Some(length) => return Ok(length),

@@ -56,10 +56,7 @@ impl Dial {
 
     /// The same through an IPv6 socket.
     pub fn mapped(self) -> Self {
-        Self {
-            mapped: true,
-            ..self
-        }
+        Self { mapped: true, ..self }
     }
 }
 

@@ -60,11 +60,7 @@ impl Exchange {
 
     /// The same on a connected socket, by `send`.
     pub fn connected(self) -> Self {
-        Self {
-            connect: true,
-            call: SendCall::Send,
-            ..self
-        }
+        Self { connect: true, call: SendCall::Send, ..self }
     }
 
     /// The same with another kind of call.
@@ -74,10 +70,7 @@ impl Exchange {
 
     /// The same through an IPv6 socket.
     pub fn mapped(self) -> Self {
-        Self {
-            mapped: true,
-            ..self
-        }
+        Self { mapped: true, ..self }
     }
 
     /// And to another target, from the same socket.

@@ -35,28 +35,17 @@ pub struct Serve {
 impl Serve {
     /// A TCP server that says its pod's name when asked, at every address.
     pub fn tcp(port: u16) -> Self {
-        Self {
-            protocol: Protocol::Tcp,
-            ip: UNSPECIFIED,
-            port,
-            app: App::Identify,
-        }
+        Self { protocol: Protocol::Tcp, ip: UNSPECIFIED, port, app: App::Identify }
     }
 
     /// A UDP server that says its pod's name with every answer, at every address.
     pub fn udp(port: u16) -> Self {
-        Self {
-            protocol: Protocol::Udp,
-            ..Self::tcp(port)
-        }
+        Self { protocol: Protocol::Udp, ..Self::tcp(port) }
     }
 
     /// An HTTP server that answers with its pod's name, at every address.
     pub fn http(port: u16) -> Self {
-        Self {
-            app: App::Http,
-            ..Self::tcp(port)
-        }
+        Self { app: App::Http, ..Self::tcp(port) }
     }
 
     /// The same server with another application.

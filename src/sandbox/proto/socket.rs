@@ -27,34 +27,17 @@ impl Open {
     /// A TCP connection.
     pub fn tcp(socket: &str, to: impl Into<SocketAddr>) -> Self {
         let to = Some(to.into());
-        Self {
-            socket: socket.into(),
-            protocol: Protocol::Tcp,
-            to,
-            from: None,
-            v6: false,
-            timeout_ms: 2000,
-        }
+        Self { socket: socket.into(), protocol: Protocol::Tcp, to, from: None, v6: false, timeout_ms: 2000 }
     }
 
     /// A connected UDP socket.
     pub fn udp(socket: &str, to: impl Into<SocketAddr>) -> Self {
-        Self {
-            protocol: Protocol::Udp,
-            ..Self::tcp(socket, to)
-        }
+        Self { protocol: Protocol::Udp, ..Self::tcp(socket, to) }
     }
 
     /// A UDP socket that is not connected.
     pub fn unconnected(socket: &str, v6: bool) -> Self {
-        Self {
-            socket: socket.into(),
-            protocol: Protocol::Udp,
-            to: None,
-            from: None,
-            v6,
-            timeout_ms: 2000,
-        }
+        Self { socket: socket.into(), protocol: Protocol::Udp, to: None, from: None, v6, timeout_ms: 2000 }
     }
 }
 

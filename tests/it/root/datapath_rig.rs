@@ -1,5 +1,7 @@
 //! A place to run a data path in: a bpffs and a cgroup of its own, gone on drop.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is the verdict")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use beeline::datapath::{Datapath, Options, pins};
+use beeline::plan::table::Tables;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// Tells a second process of this test binary that it is a client, and what to dial.
@@ -56,9 +59,7 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         let tree = pins::Tree::new(&self.bpf_root());
-        for unit in ["socket"] {
-            let _ = fs::remove_file(tree.log(unit));
-        }
+        let _ = fs::remove_file(tree.log("socket"));
         let _ = fs::remove_dir(pins::RUN_DIR);
         let _ = umount2(&self.bpf_root(), MntFlags::MNT_DETACH);
         let _ = fs::remove_dir(&self.cgroup);
@@ -67,6 +68,9 @@ impl Drop for Rig {
 
 fn walk(root: &Path, dir: &Path, found: &mut Vec<String>) {
     for entry in fs::read_dir(dir).unwrap().flatten() {
+        if entry.file_name().to_string_lossy().contains('.') {
+            continue; // maps.debug and progs.debug come with the bpffs
+        }
         found.push(entry.path().strip_prefix(root).unwrap().to_string_lossy().into_owned());
         if entry.path().is_dir() {
             walk(root, &entry.path(), found);
@@ -77,7 +81,8 @@ fn walk(root: &Path, dir: &Path, found: &mut Vec<String>) {
 /// Where the cgroup2 tree is mounted.
 pub fn cgroup2() -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("a cgroup2 mount");
+    let line =
+        mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("a cgroup2 mount");
     line.split(' ').nth(1).unwrap().into()
 }
 
@@ -128,6 +133,9 @@ fn wait_for(out: &mut impl BufRead, what: &str) -> String {
     }
 }
 
+/// What a dialler dials at least, however short its life.
+pub const ENOUGH: u64 = 50;
+
 /// The body of the second process; nothing in the first one.
 #[test]
 fn dials_when_it_is_a_second_process() {
@@ -137,7 +145,7 @@ fn dials_when_it_is_a_second_process() {
     let to: SocketAddr = to.parse().unwrap();
     let stop = std::thread::spawn(|| std::io::stdin().read_to_end(&mut Vec::new()));
     let (mut count, mut errors) = (0u64, Vec::new());
-    while !stop.is_finished() {
+    while !stop.is_finished() || count + (errors.len() as u64) < ENOUGH {
         match dial(to) {
             Ok(()) => count += 1,
             Err(e) => errors.push(e.to_string()),
@@ -148,6 +156,81 @@ fn dials_when_it_is_a_second_process() {
     }
     errors.dedup();
     println!("last: {count} {}", errors.join("; "));
+}
+
+/// Tells a second process to learn the cookie of its namespace, and its cgroup.
+const LEARN: &str = "BEELINE_TEST_LEARN";
+
+/// The cookie of this namespace, as a process in the rig's cgroup learns it by the program.
+pub fn learn_in(rig: &Rig) -> u64 {
+    let done = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "root::datapath_rig::learns_when_it_is_a_second_process", "--nocapture"])
+        .env(LEARN, &rig.cgroup)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    let cookie = text.lines().find_map(|line| line.split_once("cookie: ")?.1.trim().parse().ok());
+    cookie.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&done.stderr)))
+}
+
+/// The body of the second process; nothing in the first one.
+#[test]
+fn learns_when_it_is_a_second_process() {
+    let Some(cgroup) = std::env::var_os(LEARN) else { return };
+    fs::write(Path::new(&cgroup).join("cgroup.procs"), std::process::id().to_string()).unwrap();
+    println!("cookie: {}", beeline::datapath::kernel::learn_netns_cookie(Path::new(&cgroup)).unwrap());
+}
+
+/// Tells a second process to grow the tables until it is killed, and where.
+const GROW: &str = "BEELINE_TEST_GROW";
+
+/// An agent in another process that starts, publishes and grows its tables, again and again.
+pub struct Grower {
+    child: Child,
+}
+
+impl Grower {
+    /// Starts it; it has grown the tables at least once when this returns.
+    pub fn start(rig: &Rig) -> Grower {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "root::datapath_rig::grows_when_it_is_a_second_process", "--nocapture"])
+            .env(GROW, format!("{} {}", rig.cgroup.display(), rig.bpf_root().display()))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        wait_for(&mut out, "grown");
+        std::thread::spawn(move || out.read_to_end(&mut Vec::new()));
+        Grower { child }
+    }
+
+    /// Kills it in the middle of whatever it does.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Grower {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The body of the second process; nothing in the first one.
+#[test]
+fn grows_when_it_is_a_second_process() {
+    let Ok(what) = std::env::var(GROW) else { return };
+    let (cgroup, bpf_root) = what.split_once(' ').unwrap();
+    loop {
+        let mut datapath = Datapath::open(&Options::new(Path::new(cgroup), Path::new(bpf_root))).unwrap();
+        datapath.publish().unwrap();
+        let mut limits = datapath.limits();
+        (limits.backends, limits.services) = (limits.backends + 128, limits.services + 128);
+        datapath.grow(limits).unwrap();
+        println!("grown");
+    }
 }
 
 /// Connects, reads the one byte a [`Server`] sends, and closes without leaving TIME_WAIT behind.

@@ -1,6 +1,12 @@
 //! What needs root: namespaces, cgroups, BPF. Run with `cargo test --test it root::`.
 
+mod agent;
 mod datapath;
 mod datapath_life;
 mod datapath_rig;
+mod inspect;
 mod sandbox;
+mod sock;
+
+mod sandbox_agent;
+mod sandbox_tidy;
