@@ -219,3 +219,22 @@ fn nothing_found_is_touched_before_the_first_sync() {
     drain(&mut book, &mut tables, AT(1000), settled);
     assert_eq!(book.known().collect::<Vec<_>>(), [&name(1)]);
 }
+
+#[test]
+fn words_of_a_row_that_is_not_in_use_are_never_trusted() {
+    // REJ-1: a Service without endpoints refuses, whatever its row held before.
+    let mut tables = MemTables::new(LIMITS);
+    let stale = SetWord { base: 0, count: 4, has_any: true };
+    let ops = [
+        Op::NamePut(ServiceId(7), ServiceName { name: name(1), rules: [RuleSet::default(); 2] }),
+        Op::Set(ServiceId(7), Which::Cluster, stale),
+        Op::Set(ServiceId(0), Which::Local, stale),
+    ];
+    assert_eq!(tables.apply_all(&ops), []);
+    let mut book = Book::recover(&tables.rows(), LIMITS);
+    let wants = ports(vec![(name(1), Some(small(1, &[]))), (name(2), Some(small(2, &[])))]);
+    let settled = book.sync(wants.clone(), &mut tables, AT(0));
+    drain(&mut book, &mut tables, AT(0), settled);
+    tables.audit().unwrap();
+    assert_eq!(canon(&tables.rows()), fresh(wants, LIMITS));
+}

@@ -17,6 +17,8 @@ pub(super) struct NodeBook {
     want_prefixes: Option<BTreeSet<Prefix>>,
     want_netns: Option<BTreeMap<u64, NetnsClass>>,
     want_settings: Option<Settings>,
+    /// Something may be missing: nothing else is compared.
+    open: bool,
     failed: Vec<(String, TableError)>,
     tries: u32,
     due: Option<Duration>,
@@ -40,7 +42,7 @@ impl NodeBook {
         settings: Option<Settings>,
     ) {
         if prefixes.is_some() || netns.is_some() || settings.is_some() {
-            self.due = None;
+            (self.open, self.due) = (true, None);
         }
         self.want_prefixes = prefixes.map(|all| all.into_iter().collect()).or(self.want_prefixes.take());
         self.want_netns = netns.map(|all| all.into_iter().collect()).or(self.want_netns.take());
@@ -58,6 +60,9 @@ impl NodeBook {
     /// The writes that are missing: first what is put, then what goes, the settings last.
     fn ops(&self) -> Vec<Op> {
         let mut ops = Vec::new();
+        if !self.open {
+            return ops;
+        }
         if let Some(want) = &self.want_prefixes {
             ops.extend(want.difference(&self.prefixes).copied().map(Op::PrefixPut));
             ops.extend(self.prefixes.difference(want).copied().map(Op::PrefixDelete));
@@ -122,6 +127,7 @@ impl Book {
             }
         }
         out.failed.extend(node.failed.iter().cloned());
+        node.open = !node.failed.is_empty();
         node.tries = if node.failed.is_empty() { 0 } else { node.tries + 1 };
         node.due = (!node.failed.is_empty()).then(|| now + backoff(node.tries - 1));
     }

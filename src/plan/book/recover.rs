@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustc_hash::{FxHashMap, FxHashSet};
+
 use super::Book;
 use super::node::NodeBook;
 use super::port::{Bits, Port, Rec};
@@ -65,8 +67,8 @@ impl Book {
         lists: &BTreeMap<(ServiceId, Which), &[BackendId]>,
         found: &mut Found,
     ) {
-        let infos: BTreeMap<BackendId, EndpointInfo> = rows.endpoints.iter().copied().collect();
-        let mut linked: BTreeSet<(ServiceId, BackendId)> = BTreeSet::new();
+        let infos: FxHashMap<BackendId, EndpointInfo> = rows.endpoints.iter().copied().collect();
+        let mut linked: FxHashSet<(ServiceId, BackendId)> = FxHashSet::default();
         for ((id, _), list) in lists {
             linked.extend(list.iter().map(|backend| (*id, *backend)));
         }

@@ -147,9 +147,8 @@ impl Book {
     /// others ask again: `true`.
     fn put_frontends(&mut self, plans: &mut [Plan], tables: &mut dyn Tables) -> bool {
         let (mut work, mut asked, mut again) = (Vec::new(), FxHashSet::default(), false);
-        for at in 0..plans.len() {
-            let plan = &mut plans[at];
-            for item in 0..if plan.failed.is_none() { plan.want.frontends.len() } else { 0 } {
+        for (at, plan) in plans.iter_mut().enumerate().filter(|(_, plan)| plan.failed.is_none()) {
+            for item in 0..plan.want.frontends.len() {
                 let (key, kind) = plan.want.frontends[item];
                 let shared = matches!(key, FrontendKey::Active { .. });
                 match self.frontends.gain(&key, value(&key, kind, plan.id()), self.gate, &self.epochs) {
@@ -157,7 +156,7 @@ impl Book {
                     Gain::Blocked => plan.blocked = true,
                     Gain::Put if shared && !asked.insert(key) => again = true,
                     Gain::Put => {
-                        work.push(Work { key: u32::from(shared), plan: at as u32, item: item as u32 })
+                        work.push(Work { key: u32::from(shared), plan: at as u32, item: item as u32 });
                     }
                 }
             }
@@ -186,12 +185,8 @@ impl Book {
 
     fn delete_frontends(&mut self, plans: &mut [Plan], tables: &mut dyn Tables) {
         let mut work = Vec::new();
-        for at in 0..plans.len() {
-            let plan = &mut plans[at];
+        for (at, plan) in plans.iter_mut().enumerate().filter(|(_, plan)| plan.failed.is_none()) {
             let id = plan.id();
-            if plan.failed.is_some() {
-                continue;
-            }
             let wants = &plan.want.frontends;
             let wanted = |key: &FrontendKey| wants.binary_search_by_key(key, |(key, _)| *key).is_ok();
             let frontends = &mut self.frontends;
