@@ -33,6 +33,7 @@ tests() {
 
 step beeline --version
 step beeline doctor
+step beeline demo --no-figures
 if [ "${1:-}" = --full ]; then
 	for binary in /tests/*; do
 		case ${binary##*/} in

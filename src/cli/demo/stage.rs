@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::datapath::kernel::has_set_retval;
 use crate::sandbox::agent::Agent;
 use crate::sandbox::cluster::Sandbox;
 use crate::sandbox::node::Node;
@@ -33,6 +34,8 @@ pub(super) struct Stage {
     pub(super) web: Vec<Pod>,
     pub(super) node: Arc<Node>,
     manifests: PathBuf,
+    /// The kernel lets a program refuse with ECONNREFUSED (DEC-1).
+    pub(super) refuses: bool,
     pub(super) sandbox: Sandbox,
 }
 
@@ -56,7 +59,7 @@ impl Stage {
         std::fs::write(manifests.join("shop.yaml"), SHOP)?;
         std::fs::write(manifests.join("endpoints.yaml"), ENDPOINTS)?;
         let agents = vec![n1.start_agent(&manifests, &[])?, n2.start_agent(&manifests, &[])?];
-        Ok(Stage { agents, client, web, node: n1, manifests, sandbox })
+        Ok(Stage { agents, client, web, node: n1, manifests, refuses: has_set_retval(), sandbox })
     }
 
     /// Replaces the endpoints by rename(2), without those whose addresses contain one of `gone`.
