@@ -8,6 +8,10 @@
  * the socket is connected, a DATAGRAM row only while it is not: dissolving a
  * connection (AF_UNSPEC) runs no hook, and a later connect() to something else must
  * not be shown an older answer.
+ *
+ * Every hook but sock_release runs under the lock of its socket (the _LOCK macros of
+ * bpf-cgroup.h), and in sock_release nobody else has it: two programs never work on
+ * one socket's rows at once. Only readers outside BPF see them change.
  */
 #ifndef BL_FLOW_H
 #define BL_FLOW_H
@@ -81,36 +85,18 @@ static __noinline int bl_more_delete(__u64 cookie)
 }
 
 /*
- * Adds a row to bl_flows_more and says so in the socket's first row. Another thread
- * may add one at the same time: then the next place is taken, or, if it was for the
- * same frontend, the other row stands and is returned. With all places taken a
- * random one goes: a socket that talks to one VIP more than there are places would
- * never find its row if the oldest went.
+ * Adds a row to bl_flows_more and counts it in the socket's first row. With all places
+ * taken a random one goes: a socket that talks to one VIP more than there are places
+ * would never find its row if the oldest went.
  */
-static __noinline struct bl_flow *bl_more_add(__u64 cookie, struct bl_flow *first, struct bl_flow *flow)
+static __always_inline void bl_more_add(__u64 cookie, struct bl_flow *first, struct bl_flow *flow)
 {
-	struct bl_more_key key = { .cookie = cookie };
-	struct bl_flow *other;
+	struct bl_more_key key = { .cookie = cookie, .seq = first->more };
 
-	for (__u32 seq = 0; seq < BL_MORE_MAX; seq++) {
-		barrier_var(seq);
-		key.seq = seq;
-		if (seq < first->more)
-			continue;
-		if (!bl_map_insert(&bl_flows_more, &key, flow)) {
-			BL_STORE(first->more, seq + 1);
-			return NULL;
-		}
-		other = bpf_map_lookup_elem(&bl_flows_more, &key);
-		if (!other)
-			return NULL; /* the map is full */
-		if (other->dialled_port == flow->dialled_port &&
-		    bl_addr_equal(&other->dialled, &flow->dialled))
-			return other;
-	}
-	key.seq = bpf_get_prandom_u32() % BL_MORE_MAX;
-	bpf_map_update_elem(&bl_flows_more, &key, flow, BPF_ANY);
-	return NULL;
+	if (key.seq >= BL_MORE_MAX)
+		key.seq = bpf_get_prandom_u32() % BL_MORE_MAX;
+	if (!bl_map_put(&bl_flows_more, &key, flow) && first->more < BL_MORE_MAX)
+		BL_STORE(first->more, first->more + 1);
 }
 
 /*
@@ -126,7 +112,7 @@ static __always_inline void bl_flow_connected(__u64 cookie, struct bl_flow *flow
 	old = bpf_map_lookup_elem(&bl_flows, &cookie);
 	if (old)
 		flow->more = old->more;
-	bpf_map_update_elem(&bl_flows, &cookie, flow, BPF_ANY);
+	bl_map_put(&bl_flows, &cookie, flow);
 }
 
 /* Forgets what a socket is connected to: its new peer is what it says. */
@@ -154,27 +140,20 @@ static __always_inline struct bl_flow *bl_flow_find(__u64 cookie, struct bl_flow
 }
 
 /*
- * Remembers a frontend an unconnected UDP socket sends to. Returns the row of
- * another thread that was first, whose choice then stands, else NULL. A row left
- * by a connection that was dissolved makes room.
+ * Remembers a frontend that an unconnected UDP socket sends to; first is the row the
+ * socket has, if any. A row left by a connection that was dissolved makes room.
  */
-static __always_inline struct bl_flow *bl_flow_sent(__u64 cookie, bool connected, struct bl_flow *flow)
+static __always_inline void bl_flow_sent(__u64 cookie, bool connected, struct bl_flow *first,
+					 struct bl_flow *flow)
 {
-	struct bl_flow *first;
-
-	if (bl_map_insert(&bl_flows, &cookie, flow) != -BL_EEXIST)
-		return NULL;
-	first = bpf_map_lookup_elem(&bl_flows, &cookie);
-	if (!first)
-		return NULL;
-	if (first->kind == BL_FLOW_DATAGRAM && first->dialled_port == flow->dialled_port &&
-	    bl_addr_equal(&first->dialled, &flow->dialled))
-		return first;
-	if (first->kind == BL_FLOW_DATAGRAM || (first->kind == BL_FLOW_CONNECTED && connected))
-		return bl_more_add(cookie, first, flow);
-	flow->more = first->more;
-	bpf_map_update_elem(&bl_flows, &cookie, flow, BPF_ANY);
-	return NULL;
+	if (first) {
+		if (first->kind == BL_FLOW_DATAGRAM || (first->kind == BL_FLOW_CONNECTED && connected)) {
+			bl_more_add(cookie, first, flow);
+			return;
+		}
+		flow->more = first->more;
+	}
+	bl_map_put(&bl_flows, &cookie, flow);
 }
 
 #endif

@@ -18,10 +18,11 @@
 #define BL_EEXIST 17
 
 /*
- * Inserts a row unless the key has one; 0, -BL_EEXIST, or another error if the map is
- * full. Before d7ba4cc900bf (v6.4) the inlined call leaves the upper half of the result
- * as it was, so that a negative one is negative only as an int.
+ * Writes a row, or inserts one unless the key has one: 0, -BL_EEXIST, or another error
+ * if the map is full. Before d7ba4cc900bf (v6.4) the inlined call leaves the upper half
+ * of the result as it was, so that a negative one is negative only as an int.
  */
+#define bl_map_put(map, key, value) ((int)bpf_map_update_elem(map, key, value, BPF_ANY))
 #define bl_map_insert(map, key, value) ((int)bpf_map_update_elem(map, key, value, BPF_NOEXIST))
 
 /* Reads of one frontend before it counts as missing; a second one is already rare. */

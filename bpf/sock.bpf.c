@@ -204,13 +204,16 @@ static __always_inline int bl_connect(struct bpf_sock_addr *ctx, const bool v6)
 	return BL_ALLOW;
 }
 
-/* A datagram to a frontend this socket has no valid choice for yet; flow is its row, if it has one. */
-static __always_inline void bl_send_first(struct bpf_sock_addr *ctx, const bool v6, __u64 cookie,
+/*
+ * A datagram to a frontend this socket has no valid choice for. flow is its row, if it
+ * has one, first the socket's row in bl_flows.
+ */
+static __always_inline void bl_send_first(struct bpf_sock_addr *ctx, const bool v6,
 					  const struct bl_frontend_key *key, __u64 frontend,
-					  struct bl_flow *flow)
+					  struct bl_flow *first, struct bl_flow *flow)
 {
 	struct bl_flow fresh = { .kind = BL_FLOW_DATAGRAM };
-	const struct bl_backend *row, *first;
+	const struct bl_backend *row;
 	struct bl_verdict v = {};
 	__u64 choice = 0;
 
@@ -229,12 +232,7 @@ static __always_inline void bl_send_first(struct bpf_sock_addr *ctx, const bool 
 		BL_STORE(flow->choice, choice);
 	} else {
 		bl_flow_fill(&fresh, key, row, choice, v.service);
-		flow = bl_flow_sent(cookie, bl_is_connected(ctx), &fresh);
-		if (flow) {
-			first = bl_choice_valid(BL_LOAD(flow->choice), v.service, BL_BACKEND_SERVING);
-			if (first)
-				row = first;
-		}
+		bl_flow_sent(bpf_get_socket_cookie(ctx), bl_is_connected(ctx), first, &fresh);
 	}
 	bl_count(v.service, connections);
 	bl_peer_store(ctx, v6, &row->addr, row->port);
@@ -250,7 +248,7 @@ static __always_inline int bl_sendmsg(struct bpf_sock_addr *ctx, const bool v6)
 	struct bl_peer peer = bl_peer_load(ctx, v6);
 	struct bl_frontend_key key = { .addr = peer.addr, .port = peer.port, .proto = IPPROTO_UDP };
 	const struct bl_backend *row;
-	struct bl_flow *flow;
+	struct bl_flow *first, *flow;
 	__u64 frontend, cookie;
 
 	if (ctx->protocol != IPPROTO_UDP)
@@ -259,7 +257,8 @@ static __always_inline int bl_sendmsg(struct bpf_sock_addr *ctx, const bool v6)
 	if (!frontend)
 		return BL_ALLOW;
 	cookie = bpf_get_socket_cookie(ctx);
-	flow = bl_flow_find(cookie, bpf_map_lookup_elem(&bl_flows, &cookie), &peer);
+	first = bpf_map_lookup_elem(&bl_flows, &cookie);
+	flow = bl_flow_find(cookie, first, &peer);
 	if (flow && flow->kind == BL_FLOW_CONNECTED) {
 		if (bl_is_connected(ctx)) {
 			bl_peer_store(ctx, v6, &flow->backend, flow->backend_port);
@@ -274,7 +273,7 @@ static __always_inline int bl_sendmsg(struct bpf_sock_addr *ctx, const bool v6)
 			return BL_ALLOW;
 		}
 	}
-	bl_send_first(ctx, v6, cookie, &key, frontend, flow);
+	bl_send_first(ctx, v6, &key, frontend, first, flow);
 	return BL_ALLOW;
 }
 

@@ -11,7 +11,7 @@ use crate::cluster::manifest::{FileProblem, Severity};
 use crate::config::Config;
 use crate::inspect::agent::AgentState;
 use crate::inspect::status::Pending;
-use crate::plan::table::{Limits, Tables};
+use crate::plan::table::{FrontendKey, Limits, Tables};
 
 /// Remembers what has been said, so that nothing is said twice.
 #[derive(Debug)]
@@ -105,8 +105,8 @@ impl Report {
             .world()
             .conflicts()
             .map(|(key, owner, waiting)| Pending {
-                what: format!("{key:?} of {}", waiting.service),
-                error: format!("{} claims it too and is older (SVC-17)", owner.service),
+                what: format!("{} of Service {}", shown(key), waiting.service),
+                error: format!("Service {} claims it too and comes first (SVC-17)", owner.service),
             })
             .collect();
         for conflict in conflicts.iter().filter(|conflict| !self.conflicts.contains(conflict)) {
@@ -125,5 +125,15 @@ impl Report {
             tracing::warn!("status will not show what is pending: {error:#}");
         }
         self.is_file_bad = written.is_err();
+    }
+}
+
+/// A frontend as people write it, like `10.96.0.10:53/UDP`.
+fn shown(key: &FrontendKey) -> String {
+    match *key {
+        FrontendKey::Port { addr, port, protocol } => {
+            format!("{}/{protocol}", std::net::SocketAddr::new(addr, port))
+        }
+        FrontendKey::Active { addr } => addr.to_string(),
     }
 }

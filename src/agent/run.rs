@@ -3,6 +3,7 @@
 //! One thread, no locks: an event of the source is read, planned and written before the next. Between
 //! events the process sleeps until something is due.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -15,9 +16,9 @@ use super::reconcile::{Identity, Outcome, Reconciler, size_for};
 use super::report::Report;
 use crate::cluster::dir::DirSource;
 use crate::config::Config;
-use crate::datapath::{Datapath, Options, SMALLEST};
+use crate::datapath::{Datapath, Options, SMALLEST, kernel};
 use crate::host::netlink::Netlink;
-use crate::host::{cgroup, memory, netns};
+use crate::host::{cgroup, memory};
 use crate::model::event::Event;
 use crate::plan::book::Book;
 use crate::plan::table::{Limits, NetnsClass, Settings};
@@ -82,7 +83,7 @@ impl Agent {
         let mut source = DirSource::open(&config.manifests)?;
         source.start()?.into_iter().for_each(|event| world.apply(event));
         let (datapath, book) = open(config, size_for(&world, SMALLEST))?;
-        let reconciler = Reconciler::new(world, book, datapath, identity(config)?);
+        let reconciler = Reconciler::new(world, book, datapath, identity(config));
         let report = Report::new(config)?;
         let source = wait_for(source)?;
         Ok(Agent { source, reconciler, report, epoch, wake: None, grow_after: Duration::ZERO })
@@ -179,11 +180,7 @@ fn wait_for(source: DirSource) -> Result<AsyncFd<DirSource>> {
 
 /// Opens the data path, and finds out what its tables hold.
 fn open(config: &Config, limits: Limits) -> Result<(Datapath, Book)> {
-    let cgroup_root = match &config.cgroup_root {
-        Some(root) => root.clone(),
-        None => cgroup::root().context("find the cgroup v2 root (or name it with --cgroup-root)")?,
-    };
-    let datapath = Datapath::open(&Options { limits, ..Options::new(&cgroup_root, &config.bpf_root) })?;
+    let datapath = Datapath::open(&Options { limits, ..Options::new(&cgroup_root(config)?, &config.bpf_root) })?;
     let limits = crate::plan::table::Tables::limits(&datapath);
     if datapath.is_fresh() {
         return Ok((datapath, Book::new(limits)));
@@ -193,13 +190,21 @@ fn open(config: &Config, limits: Limits) -> Result<(Datapath, Book)> {
     Ok((datapath, Book::recover(&rows, limits)))
 }
 
-/// Who writes the tables, and the namespace that counts as the host's (DEC-4).
-fn identity(config: &Config) -> Result<Identity> {
-    let cookie = netns::cookie()?;
-    if cookie.is_none() {
-        tracing::info!("this kernel does not tell the cookie of the network namespace (Linux 5.14 does)");
+/// The cgroup the programs are attached to: as configured, else the cgroup v2 root.
+fn cgroup_root(config: &Config) -> Result<PathBuf> {
+    match &config.cgroup_root {
+        Some(root) => Ok(root.clone()),
+        None => cgroup::root().context("find the cgroup v2 root (or name it with --cgroup-root)"),
     }
-    Ok(Identity {
+}
+
+/// Who writes the tables, and the namespace that counts as the host's (DEC-4).
+fn identity(config: &Config) -> Identity {
+    let cookie = cgroup_root(config).and_then(|root| kernel::own_netns_cookie(&root));
+    if let Err(error) = &cookie {
+        tracing::warn!("host processes are taken for pods, which differ only where DEC-4 says so: {error:#}");
+    }
+    Identity {
         settings: Settings {
             version: env!("CARGO_PKG_VERSION").into(),
             source_kind: "manifests".into(),
@@ -207,7 +212,7 @@ fn identity(config: &Config) -> Result<Identity> {
             ..Settings::default()
         },
         netns: cookie.map(|cookie| (cookie, NetnsClass::Host)).into_iter().collect(),
-    })
+    }
 }
 
 /// The addresses of the interfaces of this network namespace.

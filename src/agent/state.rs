@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::inspect::agent::{AgentState, start_time, state_path};
+use crate::inspect::agent::{AgentState, STATE_DIR, living, start_time, state_path};
 
 /// The state file of this process. Removed on drop.
 #[derive(Debug)]
@@ -18,11 +18,13 @@ pub struct StateFile {
 }
 
 impl StateFile {
-    /// The file of the agent with this `--bpf-root`; nothing is written yet.
+    /// The file of the agent with this `--bpf-root`; nothing is written yet. What agents that were
+    /// killed left is removed.
     ///
     /// # Errors
     /// /proc is not mounted.
     pub fn new(bpf_root: &Path) -> Result<StateFile> {
+        sweep();
         let pid = std::process::id();
         let started = start_time(pid).context("read the start time of this process")?;
         Ok(StateFile { path: state_path(bpf_root), pid, started, written: None })
@@ -58,6 +60,15 @@ impl StateFile {
 impl Drop for StateFile {
     fn drop(&mut self) {
         remove(&self.path);
+    }
+}
+
+/// Removes the files of agents that do not run any more.
+fn sweep() {
+    let entries = fs::read_dir(STATE_DIR).into_iter().flatten().flatten();
+    let files = entries.map(|entry| entry.path()).filter(|path| path.extension() == Some("json".as_ref()));
+    for path in files.filter(|path| living(path).is_none()) {
+        remove(&path);
     }
 }
 

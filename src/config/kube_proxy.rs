@@ -36,9 +36,10 @@ impl Default for Detector {
     }
 }
 
-#[derive(Deserialize, Default)]
+/// The file as written; the caller reads it from YAML or JSON, [`File::config`] makes sense of it.
+#[derive(Clone, Debug, Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
-struct File {
+pub struct File {
     api_version: String,
     kind: String,
     mode: String,
@@ -50,39 +51,38 @@ struct File {
     nftables: Section,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Clone, Debug, Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
 struct Section {
     masquerade_all: bool,
 }
 
-/// Reads the text of a `KubeProxyConfiguration`.
-///
-/// # Errors
-/// It is no such configuration, or a field that is read cannot be used; the error names the field.
-pub fn parse(text: &str) -> Result<KubeProxyConfig> {
-    let file: File = serde_saphyr::from_str(text).context("parse the KubeProxyConfiguration")?;
-    if file.kind != "KubeProxyConfiguration" || file.api_version != "kubeproxy.config.k8s.io/v1alpha1" {
-        bail!(
-            "the configuration is '{} {}', which is not kubeproxy.config.k8s.io/v1alpha1 KubeProxyConfiguration",
-            file.api_version,
-            file.kind
-        );
+impl File {
+    /// What the file says, judged.
+    ///
+    /// # Errors
+    /// It is no `KubeProxyConfiguration`, or a field cannot be used; the error names the field.
+    pub fn config(self) -> Result<KubeProxyConfig> {
+        const VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
+        let (version, kind) = (self.api_version.as_str(), self.kind.as_str());
+        if (version, kind) != (VERSION, "KubeProxyConfiguration") {
+            bail!("it is a '{version} {kind}', not a {VERSION} KubeProxyConfiguration");
+        }
+        let detector = match self.detect_local_mode.as_str() {
+            "" | "ClusterCIDR" => Detector::Cidrs(cluster_cidrs(&self.cluster_cidr).context("clusterCIDR")?),
+            "NodeCIDR" => Detector::NodeCidr,
+            "BridgeInterface" | "InterfaceNamePrefix" => Detector::Interface,
+            other => bail!(
+                "detectLocalMode: '{other}' is none of ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix"
+            ),
+        };
+        let section = if self.mode == "nftables" { self.nftables } else { self.iptables };
+        Ok(KubeProxyConfig {
+            hostname_override: self.hostname_override.trim().to_lowercase(),
+            detector,
+            masquerade_all: section.masquerade_all,
+        })
     }
-    let detector = match file.detect_local_mode.as_str() {
-        "" | "ClusterCIDR" => Detector::Cidrs(cluster_cidrs(&file.cluster_cidr).context("clusterCIDR")?),
-        "NodeCIDR" => Detector::NodeCidr,
-        "BridgeInterface" | "InterfaceNamePrefix" => Detector::Interface,
-        other => bail!(
-            "detectLocalMode: '{other}' is none of ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix"
-        ),
-    };
-    let section = if file.mode == "nftables" { file.nftables } else { file.iptables };
-    Ok(KubeProxyConfig {
-        hostname_override: file.hostname_override.trim().to_lowercase(),
-        detector,
-        masquerade_all: section.masquerade_all,
-    })
 }
 
 /// The networks of `clusterCIDR` or `--cluster-cidr`: separated by commas, the first of each family
@@ -103,35 +103,42 @@ pub fn cluster_cidrs(text: &str) -> Result<Vec<IpNet>> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
-    const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+    /// A file of these fields, besides those that say what it is.
+    fn parse(mut fields: Value) -> Result<KubeProxyConfig> {
+        fields["apiVersion"] = "kubeproxy.config.k8s.io/v1alpha1".into();
+        fields["kind"] = "KubeProxyConfiguration".into();
+        serde_json::from_value::<File>(fields)?.config()
+    }
 
     #[test]
     fn the_first_network_of_each_family_is_the_detector() {
         // SNAT-8
-        let text =
-            format!("{HEAD}clusterCIDR: 10.244.0.0/16, 10.9.0.0/16,fd00:10:244::/48\nunknownField: 1\n");
+        let file = json!({"clusterCIDR": "10.244.0.0/16, 10.9.0.0/16,fd00:10:244::/48", "unknownField": 1});
         let nets = vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()];
-        assert_eq!(parse(&text).unwrap().detector, Detector::Cidrs(nets));
-        assert_eq!(parse(HEAD).unwrap(), KubeProxyConfig::default());
+        assert_eq!(parse(file).unwrap().detector, Detector::Cidrs(nets));
+        assert_eq!(parse(json!({})).unwrap(), KubeProxyConfig::default());
     }
 
     #[test]
     fn masquerade_all_is_that_of_the_mode() {
         // SNAT-5
         let all = |mode: &str| {
-            let sections = "iptables: {masqueradeAll: true}\nnftables: {masqueradeAll: false}\n";
-            parse(&format!("{HEAD}mode: '{mode}'\n{sections}")).unwrap().masquerade_all
+            let (yes, no) = (json!({"masqueradeAll": true}), json!({"masqueradeAll": false}));
+            parse(json!({"mode": mode, "iptables": yes, "nftables": no})).unwrap().masquerade_all
         };
         assert!(all("iptables") && all("") && !all("nftables"));
     }
 
     #[test]
     fn a_field_that_cannot_be_used_is_named() {
-        let error = |line: &str| format!("{:#}", parse(&format!("{HEAD}{line}\n")).unwrap_err());
-        assert!(error("clusterCIDR: 10.0.0.0").contains("clusterCIDR: '10.0.0.0' is no network"));
-        assert!(error("detectLocalMode: Guess").contains("detectLocalMode: 'Guess'"));
-        assert!(parse("kind: ConfigMap").is_err());
+        let error = |fields| format!("{:#}", parse(fields).unwrap_err());
+        let cidr = error(json!({"clusterCIDR": "10.0.0.0"}));
+        assert!(cidr.contains("clusterCIDR: '10.0.0.0' is no network"), "{cidr}");
+        assert!(error(json!({"detectLocalMode": "Guess"})).contains("detectLocalMode: 'Guess'"));
+        assert!(File { kind: "ConfigMap".into(), ..File::default() }.config().is_err());
     }
 }

@@ -121,15 +121,8 @@ impl Netlink {
     /// There is no such link, or its other end is down for five seconds.
     pub fn await_running(&mut self, name: &str) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        while !self
-            .find_link(name)?
-            .with_context(|| format!("there is no link {name}"))?
-            .running
-        {
-            ensure!(
-                Instant::now() < deadline,
-                "link {name} is not running: is its other end up?"
-            );
+        while !self.find_link(name)?.with_context(|| format!("there is no link {name}"))?.running {
+            ensure!(Instant::now() < deadline, "link {name} is not running: is its other end up?");
             std::thread::sleep(Duration::from_micros(200));
         }
         // The state is set before the queue, both under one lock (RTNL), which this has to wait for.

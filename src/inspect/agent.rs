@@ -36,8 +36,12 @@ pub fn state_path(bpf_root: &Path) -> PathBuf {
 
 /// The state of the agent with this `--bpf-root`; `None` if none runs, or it has not said anything yet.
 pub fn read_state(bpf_root: &Path) -> Option<AgentState> {
-    let text = fs::read_to_string(state_path(bpf_root)).ok()?;
-    let state: AgentState = serde_json::from_str(&text).ok()?;
+    living(&state_path(bpf_root))
+}
+
+/// What a state file says, if the agent that wrote it still runs.
+pub fn living(file: &Path) -> Option<AgentState> {
+    let state: AgentState = serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
     (start_time(state.pid).ok()? == state.started).then_some(state)
 }
 

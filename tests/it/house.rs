@@ -192,3 +192,13 @@ fn every_folder_of_src_is_a_room() {
         assert!(known, "src/{name} is no room: add it to docs/architecture.md and to this test");
     }
 }
+
+#[test]
+fn every_layout_of_the_pins_has_a_line_in_the_changelog() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("CHANGELOG.md");
+    let text = fs::read_to_string(path).expect("there is a changelog");
+    for group in beeline::datapath::load::GROUPS {
+        let line = format!("| {} | {} |", group.name, group.layout);
+        assert!(text.contains(&line), "the layout of {} is new: add the line `{line} VERSION |` to CHANGELOG.md", group.name);
+    }
+}

@@ -2,6 +2,9 @@
 //! called `root`.
 
 mod book;
+mod book_cost;
+mod book_failures;
+mod book_ids;
 mod book_model;
 mod house;
 mod inspect;
@@ -11,3 +14,4 @@ mod root;
 mod simulation;
 mod simulation_events;
 mod simulation_reader;
+mod simulation_world;

@@ -17,9 +17,9 @@ use crate::simulation_events::{Change, Objects};
 use crate::simulation_reader::Watched;
 
 /// Small, so that ids and slots are re-used as fast as is allowed.
-const TIGHT: Limits = Limits { frontends: 64, services: 16, slots: 200, backends: 80, names: 64 };
+pub const TIGHT: Limits = Limits { frontends: 64, services: 16, slots: 200, backends: 80, names: 64 };
 
-fn seeds(name: &str, default: u64, run: impl Fn(u64)) {
+pub fn seeds(name: &str, default: u64, run: impl Fn(u64)) {
     let number = |variable: &str| std::env::var(variable).ok().and_then(|text| text.parse().ok());
     let seeds = match number("BEELINE_SEED") {
         Some(seed) => seed..seed + 1,
@@ -41,20 +41,20 @@ fn seeds(name: &str, default: u64, run: impl Fn(u64)) {
 }
 
 /// A node: its tables, its agent, its clock.
-struct Node {
-    tables: FaultyTables<Watched>,
+pub struct Node {
+    pub tables: FaultyTables<Watched>,
     book: Book,
     now: Duration,
     wake: Option<Duration>,
 }
 
 impl Node {
-    fn new(limits: Limits, seed: u64) -> Node {
+    pub fn new(limits: Limits, seed: u64) -> Node {
         let tables = FaultyTables::new(Watched::new(limits, seed), Faults { seed, ..Faults::default() });
         Node { tables, book: Book::new(limits), now: Duration::ZERO, wake: None }
     }
 
-    fn sync(&mut self, changes: Vec<Change>) -> Settled {
+    pub fn sync(&mut self, changes: Vec<Change>) -> Settled {
         self.tables.inner.expect(&changes);
         let settled = self.book.sync(ports(changes), &mut self.tables, self.now);
         self.wake = settled.wake;
@@ -62,7 +62,7 @@ impl Node {
     }
 
     /// Time passes; the agent wakes up as often as it wanted to.
-    fn pass(&mut self, time: Duration) {
+    pub fn pass(&mut self, time: Duration) {
         let until = self.now + time;
         while let Some(wake) = self.wake.filter(|wake| *wake <= until) {
             self.now = self.now.max(wake);
@@ -72,29 +72,34 @@ impl Node {
     }
 
     /// The agent starts again, from the tables alone, and is told of all objects and of leftovers.
-    fn restart(&mut self, objects: &Objects) {
+    pub fn restart(&mut self, mut all: Vec<Change>) {
         self.tables.faults.crash_after = None;
         self.book = Book::recover(&self.tables.inner.mem.rows(), self.tables.limits());
-        let mut all = objects.all();
         let gone: Vec<_> =
             self.book.known().filter(|name| all.iter().all(|(n, _)| n != *name)).cloned().collect();
         all.extend(gone.into_iter().map(|name| (name, None)));
         self.sync(all);
     }
 
-    /// Faults end, and all that was put off is done: the dump is that of a fresh start.
-    fn converge(&mut self, objects: &Objects) {
+    /// Faults end, and all that was put off is done.
+    pub fn converge(&mut self) {
         self.tables.faults.per_mille = 0;
         let settled = self.book.sync(Changes::default(), &mut self.tables, self.now);
         self.now = drain(&mut self.book, &mut self.tables, self.now, settled);
         assert_eq!(self.book.pending(), []);
+    }
+
+    /// The dump is that of a fresh start; and without objects nothing is left.
+    fn compare(&mut self, objects: &Objects) {
+        self.converge();
         let dump = canon(&self.tables.inner.mem.rows());
         assert_eq!(dump, fresh(ports(objects.all()), self.tables.limits()));
+        self.empty(objects.all());
     }
 
     /// With every object gone nothing is used, and nothing was lost on the way.
-    fn empty(&mut self, objects: &Objects) {
-        let gone = objects.all().into_iter().map(|(name, _)| (name, None)).collect();
+    pub fn empty(&mut self, all: Vec<Change>) {
+        let gone = all.into_iter().map(|(name, _)| (name, None)).collect();
         let settled = self.sync(gone);
         self.now = drain(&mut self.book, &mut self.tables, self.now, settled);
         assert_eq!(self.book.known().count(), 0);
@@ -118,8 +123,7 @@ fn readers_see_the_old_or_the_new_at_every_write() {
             node.sync(objects.change(&mut rng));
             node.pass(Duration::from_millis(rng.random_range(0..80)));
         }
-        node.converge(&objects);
-        node.empty(&objects);
+        node.compare(&objects);
         let [a, b, c] = total.get();
         let seen = node.tables.inner.seen;
         total.set([a + seen[0], b + seen[1], c + seen[2]]);
@@ -138,8 +142,7 @@ fn refused_writes_lose_nothing_and_hurt_only_their_service() {
             node.sync(objects.change(&mut rng));
             node.pass(Duration::from_millis(rng.random_range(0..200)));
         }
-        node.converge(&objects);
-        node.empty(&objects);
+        node.compare(&objects);
     });
 }
 
@@ -157,12 +160,11 @@ fn crashes_and_restarts_end_in_the_dump_of_a_fresh_start() {
             node.sync(objects.change(&mut rng));
             node.pass(Duration::from_millis(rng.random_range(0..80)));
             if node.tables.crashed() || rng.random_ratio(1, 10) {
-                node.restart(&objects);
+                node.restart(objects.all());
             }
         }
-        node.restart(&objects);
-        node.converge(&objects);
-        node.empty(&objects);
+        node.restart(objects.all());
+        node.compare(&objects);
     });
 }
 
@@ -181,9 +183,8 @@ fn a_crash_after_any_write_converges() {
                 assert!(crash_after > 20, "the scenario has only {crash_after} writes");
                 return;
             }
-            node.restart(&objects);
-            node.converge(&objects);
-            node.empty(&objects);
+            node.restart(objects.all());
+            node.compare(&objects);
         }
     });
 }

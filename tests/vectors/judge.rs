@@ -63,7 +63,7 @@ pub fn judge(expected: &Expected, seen: &Seen) -> Vec<String> {
     if let Some(service) = seen.plain_service.as_deref().filter(|_| action == "forward") {
         compare("service", service.into(), text(&answer["service"]).into());
     }
-    let sorted = answer["backends"].as_array().is_some_and(|b| b.is_sorted_by_key(|b| text(b)));
+    let sorted = answer["backends"].as_array().is_some_and(|b| b.is_sorted_by_key(text));
     compare("backends sorted", "true".into(), sorted.to_string());
     wrong
 }

@@ -65,7 +65,13 @@ impl Offline {
         let config = args.config()?;
         let mut world = World::new();
         let mut facts = HostFacts {
-            node_name: args.node_name.clone().unwrap_or(config.hostname_override).into(),
+            node_name: args
+                .node_name
+                .as_ref()
+                .unwrap_or(&config.hostname_override)
+                .trim()
+                .to_lowercase()
+                .into(),
             zone: args.zone.as_deref().map(Into::into),
             addresses: args.node_ip.clone(),
             local_detector: Vec::new(),
@@ -83,7 +89,9 @@ impl NodeArgs {
     fn config(&self) -> Result<KubeProxyConfig> {
         if let Some(path) = &self.config {
             let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-            return kube_proxy::parse(&text).with_context(|| format!("{}", path.display()));
+            let file: kube_proxy::File =
+                serde_saphyr::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
+            return file.config().with_context(|| path.display().to_string());
         }
         let cidrs = kube_proxy::cluster_cidrs(self.cluster_cidr.as_deref().unwrap_or_default());
         Ok(KubeProxyConfig {

@@ -53,7 +53,8 @@ fn of_size(bench: &mut Bench, case: &str, size: u32, backends: u32) -> Result<()
         let renamed = now_ns()?;
         fs::rename(&aside, &file).context("rename the manifest")?;
         let landed = waiting.wait()?;
-        let at = landed.connected_at_ns.with_context(|| format!("change {change} took no effect: {landed:?}"))?;
+        let at =
+            landed.connected_at_ns.with_context(|| format!("change {change} took no effect: {landed:?}"))?;
         took_ms.push(at.saturating_sub(renamed) as f64 / 1e6);
     }
     let row = Row::quantile(case, METRIC, &took_ms, 0.99, "ms");

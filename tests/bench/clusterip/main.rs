@@ -8,6 +8,7 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
 
 mod change;
+mod load;
 mod manifests;
 mod ratios;
 mod weight;
@@ -69,6 +70,7 @@ fn main() -> Result<ExitCode> {
     let mut bench = Bench { sandbox, report: Report::default(), quick: args.quick, wanted };
     ratios::measure(&mut bench)?;
     change::measure(&mut bench)?;
+    load::measure(&mut bench)?;
     weight::measure(&mut bench)?;
     let node = bench.sandbox.add_node("show")?;
     let pod = node.add_pod("show")?;

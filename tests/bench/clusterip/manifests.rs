@@ -31,14 +31,22 @@ pub(crate) fn service(name: &str, vip: SocketAddr, backends: &[SocketAddr]) -> S
          endpoints:\n"
     );
     for (at, backend) in backends.iter().enumerate() {
-        let _ = writeln!(text, "- {{addresses: [\"{}\"], nodeName: node-{}, zone: zone-{}}}", backend.ip(), at % 50, at % 3);
+        let _ = writeln!(
+            text,
+            "- {{addresses: [\"{}\"], nodeName: node-{}, zone: zone-{}}}",
+            backend.ip(),
+            at % 50,
+            at % 3
+        );
     }
     text
 }
 
 /// `count` addresses that nobody has, different for each Service.
 pub(crate) fn nowhere(number: u32, count: u32, port: u16) -> Vec<SocketAddr> {
-    (0..count).map(|at| (IpAddr::V4(Ipv4Addr::from(0x0b00_0000 + number * count + at)), port).into()).collect()
+    (0..count)
+        .map(|at| (IpAddr::V4(Ipv4Addr::from(0x0b00_0000 + number * count + at)), port).into())
+        .collect()
 }
 
 /// An empty directory below the sandbox's, so that it goes with it.

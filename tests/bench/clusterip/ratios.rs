@@ -35,7 +35,8 @@ fn of_size(bench: &mut Bench, size: u32, case: &str) -> Result<()> {
     manifests::many(&directory, size, |_| vec![backend])?;
     let agent = node.start_agent(&directory, &[])?;
     let plain = node.plain_cgroup()?;
-    let through: Vec<SocketAddr> = (0..size.min(SPREAD)).map(|at| manifests::vip(at * (size / size.min(SPREAD)))).collect();
+    let through: Vec<SocketAddr> =
+        (0..size.min(SPREAD)).map(|at| manifests::vip(at * (size / size.min(SPREAD)))).collect();
     let (rounds, slice_ms) = if bench.quick { (15, 40) } else { (101, 120) };
     let pair = |to: Vec<SocketAddr>, mode| -> Result<PairReport> {
         let load = |to: Vec<SocketAddr>| LoadSpec { to, ..LoadSpec::tcp(backend) }.mode(mode);

@@ -12,7 +12,9 @@ const MIB: f64 = 1024.0 * 1024.0;
 
 /// Memory of an agent ten seconds after it is ready, and the load of 100,000 backends.
 pub(crate) fn measure(bench: &mut Bench) -> Result<()> {
-    for (case, size, backends, goal) in [("services=10", 10, 10, 15.0), ("services=10000x10", 10_000, 10, 60.0)] {
+    for (case, size, backends, goal) in
+        [("services=10", 10, 10, 15.0), ("services=10000x10", 10_000, 10, 60.0)]
+    {
         if bench.wants("rss_mib", case) || bench.wants("memcg_mib_info", case) {
             of_size(bench, case, size, backends, goal)?;
         }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use beeline::datapath::maps::Reader;
-use beeline::inspect::agent::{read_state, state_path};
+use beeline::inspect::agent::{STATE_DIR, read_state, state_path};
 use beeline::inspect::dump::canonical;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -23,16 +23,16 @@ struct Agent {
 impl Agent {
     /// Starts an agent and waits until it is ready.
     fn start(rig: &Rig, manifests: &Path) -> Agent {
-        let mut child = command(rig, manifests).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command(rig, manifests).stdout(Stdio::piped()).spawn().expect("beeline starts");
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
         assert_eq!(line, "ready\n");
         Agent { child, bpf_root: rig.bpf_root() }
     }
 
     fn end(mut self, signal: Signal) -> ExitStatus {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
-        self.child.wait().unwrap()
+        kill(Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")), signal).expect("it runs");
+        self.child.wait().expect("it ends")
     }
 }
 
@@ -58,12 +58,12 @@ fn write(dir: &Path, name: &str, port: &str) {
         "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: 172.30.0.1, ports: [{{port: {port}}}]}}\n"
     );
     let aside = dir.join(".aside");
-    fs::write(&aside, text).unwrap();
-    fs::rename(aside, dir.join(format!("{name}.yaml"))).unwrap();
+    fs::write(&aside, text).expect("a file");
+    fs::rename(aside, dir.join(format!("{name}.yaml"))).expect("a rename");
 }
 
 fn dump(rig: &Rig) -> String {
-    canonical(&Reader::open(&rig.bpf_root()).unwrap().rows().unwrap())
+    canonical(&Reader::open(&rig.bpf_root()).expect("tables").rows().expect("rows"))
 }
 
 /// Waits until something holds.
@@ -116,6 +116,18 @@ fn a_bad_object_shows_in_the_state_and_its_last_good_version_serves() {
 }
 
 #[test]
+fn what_a_killed_agent_left_goes_at_the_next_start() {
+    let (rig, dir) = (Rig::new(), tempfile::tempdir().unwrap());
+    write(dir.path(), "web", "80");
+    let stale = Path::new(STATE_DIR).join(format!("test-{}.json", std::process::id()));
+    fs::create_dir_all(STATE_DIR).unwrap();
+    fs::write(&stale, r#"{"pid": 1, "started": 1, "pending": []}"#).unwrap();
+    let _agent = Agent::start(&rig, dir.path());
+    assert!(!stale.exists());
+    assert!(read_state(&rig.bpf_root()).is_some());
+}
+
+#[test]
 fn a_second_agent_on_the_same_tables_is_refused() {
     let (rig, dir) = (Rig::new(), tempfile::tempdir().unwrap());
     write(dir.path(), "web", "80");
@@ -141,9 +153,8 @@ fn tables_grow_for_what_comes_later() {
     let many: String = (0..before.services * 2).map(service).collect();
     fs::write(dir.path().join("many.yaml"), many).unwrap();
     until("every Service is there", || {
-        let rows = Reader::open(&rig.bpf_root())
-            .and_then(|reader| Ok(reader.rows().map_or(0, |rows| rows.services.len())));
-        rows.is_ok_and(|count| count == before.services as usize * 2 + 1)
+        let rows = Reader::open(&rig.bpf_root()).ok().and_then(|reader| reader.rows().ok());
+        rows.is_some_and(|rows| rows.services.len() == before.services as usize * 2 + 1)
     });
     assert!(Reader::open(&rig.bpf_root()).unwrap().limits().services > before.services * 2);
     until("nothing is pending", || read_state(&rig.bpf_root()).is_some_and(|state| state.pending.is_empty()));

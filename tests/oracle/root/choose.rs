@@ -45,7 +45,7 @@ fn assert_chosen(rows: &Rows, got: &Outcome, id: BackendId) {
 
 /// The slot that a random number stands for.
 fn picked(verdict: &Verdict, rnd: u32) -> BackendId {
-    verdict.backends[(u64::from(rnd) * verdict.backends.len() as u64 >> 32) as usize]
+    verdict.backends[((u64::from(rnd) * verdict.backends.len() as u64) >> 32) as usize]
 }
 
 #[test]
