@@ -13,6 +13,14 @@ use super::pins::Side;
 use super::{Datapath, attach, load, pins, size_of, sys};
 use crate::plan::table::{Limits, Map, Tables};
 
+/// Larger tables that the links have taken.
+struct Filled {
+    loaded: Loaded,
+    tables: PinnedTables,
+    /// The counters as they were copied.
+    counted: Vec<u64>,
+}
+
 impl Datapath {
     /// Gives the tables new sizes. Every row keeps its id and generation. The caller writes nothing meanwhile.
     ///
@@ -31,16 +39,18 @@ impl Datapath {
         if limits == now {
             return Ok(());
         }
-        let grown = self.build_grown(&limits);
-        if grown.is_err() {
+        let filled = self.fill_grown(&limits).inspect_err(|_| {
             for group in grown_groups() {
                 let _ = pins::remove_dir(&self.tree.dir(group, Side::Grown));
             }
-        }
+        });
+        let grown = filled.and_then(|filled| self.take_grown(filled));
         grown.with_context(|| format!("grow the tables to {limits:?}"))
     }
 
-    fn build_grown(&mut self, limits: &Limits) -> Result<()> {
+    /// Loads the programs against larger maps, copies the rows, and has the links go over. An error means that
+    /// the old tables are live.
+    fn fill_grown(&mut self, limits: &Limits) -> Result<Filled> {
         for group in grown_groups() {
             let dir = self.tree.dir(group, Side::Grown);
             pins::remove_dir(&dir)?;
@@ -53,6 +63,11 @@ impl Datapath {
         if self.sides[0] == Side::Place {
             self.flip(&loaded)?;
         }
+        Ok(Filled { loaded, tables, counted })
+    }
+
+    /// Goes on with the new tables, which are live. An error leaves their folder aside; a start puts it in place.
+    fn take_grown(&mut self, Filled { loaded, tables, counted }: Filled) -> Result<()> {
         self.tables = tables;
         self.programs = loaded.programs;
         let old = std::mem::replace(&mut self.maps, loaded.maps);
