@@ -4,7 +4,7 @@
 //! events the process sleeps until something is due.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use tokio::io::Interest;
@@ -183,11 +183,17 @@ fn open(config: &Config, limits: Limits) -> Result<(Datapath, Book)> {
     let datapath = Datapath::open(&Options { limits, ..Options::new(&cgroup_root(config)?, &config.bpf_root) })?;
     let limits = crate::plan::table::Tables::limits(&datapath);
     if datapath.is_fresh() {
-        return Ok((datapath, Book::new(limits)));
+        return Ok((datapath, Book::new(limits).born(seconds())));
     }
     let rows = datapath.reader()?.rows().context("read the tables that an earlier agent wrote")?;
     tracing::info!(services = rows.names.len(), "took over the tables of an earlier agent");
     Ok((datapath, Book::recover(&rows, limits)))
+}
+
+/// Seconds since the epoch, as far as 32 bits hold them.
+fn seconds() -> u32 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_secs() as u32
 }
 
 /// The cgroup the programs are attached to: as configured, else the cgroup v2 root.

@@ -8,7 +8,7 @@ use beeline::plan::book::{Book, Changes, limits_for};
 use beeline::plan::compile::{BackendWant, PortRows};
 use beeline::plan::mem::{CountingTables, Counts, MemTables};
 use beeline::plan::table::{
-    FrontendKey, Lookup, NetnsClass, Policy, Prefix, PrefixClass, ServiceId, Settings, Tables, port_key,
+    BackendId, FrontendKey, Lookup, NetnsClass, Policy, Prefix, PrefixClass, ServiceId, Settings, Tables, port_key,
 };
 
 use crate::book_model::{LIMITS, canon, cluster, drain, fresh, name, pod, ports, ready, rows, vip};
@@ -256,4 +256,20 @@ fn rows_of_the_node_are_compared_too() {
     assert_eq!(tables.inner.rows().netns, [(1, NetnsClass::Host), (8, NetnsClass::Pod)]);
     assert_eq!(tables.inner.settings(), settings);
     assert_eq!(tables.limits(), LIMITS);
+}
+
+#[test]
+fn fresh_tables_beside_old_flow_rows_give_no_generation_twice() {
+    // architecture: every stored choice is {id, generation}; a new layout starts from an empty tree.
+    let mut old = MemTables::new(LIMITS);
+    let mut fresh = MemTables::new(LIMITS);
+    for (born, tables) in [(1000, &mut old), (2000, &mut fresh)] {
+        let mut book = Book::new(LIMITS).born(born);
+        book.sync(ports(vec![(name(1), Some(small(1, &[1, 2])))]), tables, AT(0));
+    }
+    let choices = |tables: &MemTables| -> Vec<(BackendId, u32)> {
+        tables.rows().backends.iter().map(|(id, row)| (*id, row.state.generation)).collect()
+    };
+    assert_eq!(choices(&old).len(), 2);
+    assert!(choices(&old).iter().all(|choice| !choices(&fresh).contains(choice)));
 }

@@ -81,6 +81,8 @@ pub struct Book {
     slots: RangePool,
     /// By backend id: the generation in its row, also of rows that are not in use.
     generations: Vec<u32>,
+    /// The generation of rows that never had one.
+    born: u32,
     epochs: Epochs,
     /// Found rows written by an earlier process: nothing is handed out before a first grace period.
     gate: bool,
@@ -106,6 +108,7 @@ impl Book {
             backends: IdPool::new(1, limits.backends),
             slots: RangePool::new(limits.slots),
             generations: Vec::new(),
+            born: 0,
             epochs: Epochs::default(),
             gate: false,
             started: false,
@@ -182,17 +185,29 @@ impl Book {
         }
     }
 
-    /// The generation in a backend's row; 0 if it never had one.
+    /// The same book for fresh tables beside flow rows and affinity records of earlier ones: its
+    /// generations start after `born`, so that no {id, generation} stored then is taken for one of
+    /// these. Seconds since the epoch do: no id gets a new owner once a second for ever.
+    #[must_use]
+    pub fn born(self, born: u32) -> Book {
+        Book { born, ..self }
+    }
+
+    /// The generation in a backend's row.
     fn generation(&self, id: BackendId) -> u32 {
-        self.generations.get(id.0 as usize).copied().unwrap_or(0)
+        self.generations.get(id.0 as usize).copied().unwrap_or(self.born)
+    }
+
+    fn set_generation(&mut self, id: BackendId, generation: u32) {
+        let at = id.0 as usize;
+        if self.generations.len() <= at {
+            self.generations.resize(at + 1, self.born);
+        }
+        self.generations[at] = generation;
     }
 
     fn raise_generation(&mut self, id: BackendId) {
-        let at = id.0 as usize;
-        if self.generations.len() <= at {
-            self.generations.resize(at + 1, 0);
-        }
-        self.generations[at] = self.generations[at].wrapping_add(1);
+        self.set_generation(id, self.generation(id).wrapping_add(1));
     }
 }
 

@@ -33,6 +33,7 @@ impl Book {
         book.gate = *rows != Rows::default();
         book.texts = Texts::recover(rows);
         book.node = NodeBook::recover(rows);
+        book.born = rows.backends.iter().map(|(_, row)| row.state.generation).max().unwrap_or(0);
         for (id, row) in &rows.backends {
             book.set_generation(*id, row.state.generation);
         }
@@ -50,14 +51,6 @@ impl Book {
         book.backends = IdPool::with_used(1, limits.backends, &taken);
         book.shelve_found(rows, found);
         book
-    }
-
-    fn set_generation(&mut self, id: BackendId, generation: u32) {
-        let at = id.0 as usize;
-        if self.generations.len() <= at {
-            self.generations.resize(at + 1, 0);
-        }
-        self.generations[at] = generation;
     }
 
     /// Backend rows that are in use: eligible or serving, shown, or in a slot of their owner.
