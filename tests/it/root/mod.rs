@@ -5,6 +5,10 @@ mod datapath;
 mod datapath_life;
 mod datapath_rig;
 mod inspect;
+mod matrix;
+mod matrix_client;
+mod matrix_raw;
+mod matrix_stage;
 mod sandbox;
 mod sock;
 
