@@ -104,8 +104,10 @@ pub(super) struct Seen {
 /// Why a call does not exist for a kind of socket: the kernel's answer, and what it means.
 type Reason = (&'static str, &'static str);
 
-const NO_ADDRESS: Reason =
-    ("EPIPE", "TCP has no address in a send: EPIPE before connect(); after it another address is not looked at");
+const NO_ADDRESS: Reason = (
+    "EPIPE",
+    "TCP has no address in a send: EPIPE before connect(); after it another address is not looked at",
+);
 const NOT_UNCONNECTED: Reason = (
     "ENOTCONN",
     "connect() makes it connected: getpeername() says ENOTCONN before, and again once AF_UNSPEC has dissolved it, when sendto() reaches a backend",
@@ -142,7 +144,8 @@ impl Cell {
     /// What is wrong with an outcome, if anything is.
     fn wrong(&self, outcome: &Outcome, backends: &[&str], ring: Option<&str>) -> Option<String> {
         if let (Call::IoUring, Some(errno)) = (self.call, ring) {
-            return (outcome.errno.as_deref() != Some(errno)).then(|| format!("no io_uring, but {outcome:?}"));
+            return (outcome.errno.as_deref() != Some(errno))
+                .then(|| format!("no io_uring, but {outcome:?}"));
         }
         if let Some(failed) = &outcome.failed {
             return Some(failed.clone());
@@ -170,7 +173,7 @@ impl Cell {
 }
 
 impl Form {
-    fn of(self, [v4, v6]: [SocketAddr; 2]) -> SocketAddr {
+    pub fn of(self, [v4, v6]: [SocketAddr; 2]) -> SocketAddr {
         match (self, v4.ip()) {
             (Form::V6, _) => v6,
             (Form::Mapped, IpAddr::V4(ip)) => SocketAddr::new(ip.to_ipv6_mapped().into(), v4.port()),
@@ -210,8 +213,9 @@ impl Table {
 
     fn render(&self) -> String {
         let mut notes: Vec<&str> = Vec::new();
-        let mut text = format!("\n{:24}{:36}{:36}{}\n", self.title, "TCP", "UDP, connected", "UDP, not connected");
-        let forms = format!("{:12}{:12}{:12}", "IPv4", "IPv6", "v4-mapped").repeat(SOCKETS.len());
+        let mut text =
+            format!("\n{:24}{:48}{:48}{}\n", self.title, "TCP", "UDP, connected", "UDP, not connected");
+        let forms = format!("{:16}{:16}{:16}", "IPv4", "IPv6", "v4-mapped").repeat(SOCKETS.len());
         writeln!(text, "{:24}{}", "", forms.trim_end()).expect("a String takes all");
         for (call, name) in CALLS {
             let mut line = format!("{name:24}");

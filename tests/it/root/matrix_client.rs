@@ -187,8 +187,7 @@ fn io_uring(cell: &Cell, out: &mut Outcome) -> Step<()> {
 
 fn open(cell: &Cell) -> Step<OwnedFd> {
     let protocol = if cell.socket == Socket::Tcp { Protocol::Tcp } else { Protocol::Udp };
-    let flags =
-        if cell.call == Call::NonBlocking { SockFlag::SOCK_NONBLOCK } else { SockFlag::empty() };
+    let flags = if cell.call == Call::NonBlocking { SockFlag::SOCK_NONBLOCK } else { SockFlag::empty() };
     let fd = sock::open(protocol, cell.to.is_ipv6(), flags).at("socket")?;
     sock::set_timeouts(&fd, PATIENCE).at("SO_RCVTIMEO")?;
     Ok(fd)

@@ -58,9 +58,8 @@ impl Ring {
         let entry = entry.clone().flags(Flags::IO_LINK).user_data(WANTED);
         // SAFETY: the callers keep alive what the entry points to, and `limit` lives as long as this call,
         // which does not return before both have completed.
-        let pushed = unsafe {
-            self.0.submission().push_multiple(&[entry, opcode::LinkTimeout::new(&limit).build()])
-        };
+        let pushed =
+            unsafe { self.0.submission().push_multiple(&[entry, opcode::LinkTimeout::new(&limit).build()]) };
         pushed.expect("a ring of four has room for two");
         let mut result = None;
         for _ in 0..2 {

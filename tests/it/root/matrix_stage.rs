@@ -157,14 +157,17 @@ impl Svc {
 
     /// Whether the tables say what this says.
     fn is_in(&self, tables: &Dump, stage: &Stage) -> bool {
-        self.ips.iter().all(|ip| tables.active.contains(ip)) && self.ports.iter().all(|(protocol, port)| {
-            self.ips.iter().all(|ip| {
-                let row = tables.services.iter().find(|row| {
-                    row.frontends.iter().any(|f| f.addr == SocketAddr::new(*ip, *port) && f.protocol == *protocol)
-                });
-                row.is_some_and(|row| self.is_row(row, stage, Family::of(*ip)))
+        self.ips.iter().all(|ip| tables.active.contains(ip))
+            && self.ports.iter().all(|(protocol, port)| {
+                self.ips.iter().all(|ip| {
+                    let row = tables.services.iter().find(|row| {
+                        row.frontends
+                            .iter()
+                            .any(|f| f.addr == SocketAddr::new(*ip, *port) && f.protocol == *protocol)
+                    });
+                    row.is_some_and(|row| self.is_row(row, stage, Family::of(*ip)))
+                })
             })
-        })
     }
 
     fn is_row(&self, row: &ServiceDump, stage: &Stage, family: Family) -> bool {
@@ -281,4 +284,35 @@ pub(super) fn send(client: &Pod, socket: &str, to: Option<SocketAddr>) {
 pub(super) fn receive(client: &Pod, socket: &str) -> ReceiveReport {
     let receive = Receive { socket: socket.into(), peek: false, timeout_ms: 10_000 };
     client.call(receive).expect("the pod answers")
+}
+
+/// Where the kernel itself says that the UDP sockets of a pod are connected to (`/proc/PID/net/udp`):
+/// no hook shows the pod's sockets in another light there.
+pub(super) fn kernel_peers(pod: &Pod) -> Vec<SocketAddr> {
+    ["udp", "udp6"]
+        .into_iter()
+        .flat_map(|table| {
+            let text =
+                fs::read_to_string(format!("/proc/{}/net/{table}", pod.pid())).expect("proc is mounted");
+            text.lines()
+                .skip(1)
+                .filter_map(|line| hex_address(line.split_whitespace().nth(2)?))
+                .collect::<Vec<_>>()
+        })
+        .filter(|peer| peer.port() != 0)
+        .collect()
+}
+
+/// `0B01F40A:1F90`: words of the address as this machine reads them, then the port.
+fn hex_address(text: &str) -> Option<SocketAddr> {
+    let (words, port) = text.split_once(':')?;
+    let word = |at: usize| Some(u32::from_str_radix(words.get(at * 8..at * 8 + 8)?, 16).ok()?.to_ne_bytes());
+    let ip: IpAddr = match words.len() {
+        8 => IpAddr::from(word(0)?),
+        _ => {
+            let bytes: Vec<u8> = [word(0)?, word(1)?, word(2)?, word(3)?].concat();
+            IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)
+        }
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
 }
