@@ -252,6 +252,16 @@ fn show(text: &str) {
     std::fs::write(dir.join("socket-matrix.txt"), text).expect("the target directory is ours");
 }
 
+/// How often the kernel sent data with a SYN for a pod that was acknowledged (TCPFastOpenActive).
+fn fast_opens(pod: &Pod) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/net/netstat", pod.pid())).expect("proc is mounted");
+    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:")).map(str::split_whitespace);
+    let (names, values) = lines.next().zip(lines.next()).expect("the kernel counts");
+    let mut counters = names.zip(values);
+    let found = counters.find(|(name, _)| *name == "TCPFastOpenActive");
+    found.and_then(|(_, value)| value.parse().ok()).expect("the kernel counts this")
+}
+
 #[test]
 fn every_call_of_every_socket_reaches_a_backend_or_the_kernel_says_why_not() {
     // SOCK-1, SOCK-2, SOCK-4, SOCK-6, SOCK-7, SOCK-12, DEC-4
@@ -274,10 +284,10 @@ fn every_call_of_every_socket_reaches_a_backend_or_the_kernel_says_why_not() {
         Table::of(&plain, &stage, "without Beeline", &direct, &["web-1"]),
     ];
     let uname = nix::sys::utsname::uname().expect("the kernel has a name");
-    show(&format!("\nLinux {}{}", uname.release().to_string_lossy(), tables[0].render()));
-    if let Some(errno) = &tables[0].ring {
-        show(&format!("io_uring_setup() answers {errno}\n"));
-    }
+    let ring = tables[0].ring.as_ref().map(|errno| format!("io_uring_setup() answers {errno}\n"));
+    let text = format!("\nLinux {}{}", uname.release().to_string_lossy(), tables[0].render());
+    show(&(text + &ring.unwrap_or_default()));
     let wrong: Vec<String> = tables.iter().flat_map(Table::wrong).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(fast_opens(&stage.client) > 0, "the kernel sent data with a SYN");
 }
