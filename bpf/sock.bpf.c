@@ -206,11 +206,14 @@ static __always_inline int bl_connect(struct bpf_sock_addr *ctx, const bool v6)
 
 /*
  * A datagram to a frontend this socket has no valid choice for. flow is its row, if it
- * has one, first the socket's row in bl_flows.
+ * has one, first the socket's row in bl_flows. former is the choice of a connection to
+ * the same frontend that was dissolved, or 0: while it is eligible it is taken again,
+ * since an IPv6 socket goes on hearing its former peer alone (__udp_disconnect() leaves
+ * sk_v6_daddr).
  */
 static __always_inline void bl_send_first(struct bpf_sock_addr *ctx, const bool v6,
 					  const struct bl_frontend_key *key, __u64 frontend,
-					  struct bl_flow *first, struct bl_flow *flow)
+					  struct bl_flow *first, struct bl_flow *flow, __u64 former)
 {
 	struct bl_flow fresh = { .kind = BL_FLOW_DATAGRAM };
 	const struct bl_backend *row;
@@ -224,7 +227,10 @@ static __always_inline void bl_send_first(struct bpf_sock_addr *ctx, const bool 
 	bl_decide_socket(frontend, &key->addr, fresh.netns, &v);
 	if (v.action != BL_FORWARD)
 		return;
-	row = bl_choose_for(ctx, &v, fresh.netns, &choice);
+	row = bl_choice_valid(former, v.service, 1 << v.which);
+	choice = former;
+	if (!row)
+		row = bl_choose_for(ctx, &v, fresh.netns, &choice);
 	if (!row)
 		return;
 	if (flow) {
@@ -248,8 +254,8 @@ static __always_inline int bl_sendmsg(struct bpf_sock_addr *ctx, const bool v6)
 	struct bl_peer peer = bl_peer_load(ctx, v6);
 	struct bl_frontend_key key = { .addr = peer.addr, .port = peer.port, .proto = IPPROTO_UDP };
 	const struct bl_backend *row;
+	__u64 frontend, cookie, former = 0;
 	struct bl_flow *first, *flow;
-	__u64 frontend, cookie;
 
 	if (ctx->protocol != IPPROTO_UDP)
 		return BL_ALLOW;
@@ -264,6 +270,7 @@ static __always_inline int bl_sendmsg(struct bpf_sock_addr *ctx, const bool v6)
 			bl_peer_store(ctx, v6, &flow->backend, flow->backend_port);
 			return BL_ALLOW;
 		}
+		former = BL_LOAD(flow->choice);
 		flow = NULL;
 	}
 	if (flow) {
@@ -273,7 +280,7 @@ static __always_inline int bl_sendmsg(struct bpf_sock_addr *ctx, const bool v6)
 			return BL_ALLOW;
 		}
 	}
-	bl_send_first(ctx, v6, &key, frontend, first, flow);
+	bl_send_first(ctx, v6, &key, frontend, first, flow, former);
 	return BL_ALLOW;
 }
 

@@ -14,4 +14,5 @@ pub mod mount;
 pub mod netlink;
 pub mod netns;
 pub mod process;
+pub mod socket;
 pub mod sysctl;

@@ -72,6 +72,7 @@ fn handle(pod: &Pod, request: Request) -> Result<Value> {
         Request::DialUntil(until) => json(dial::dial_until(&until)),
         Request::Exchange(exchange) => json(exchange::exchange(&exchange)),
         Request::Open(open) => json(sockets::open(pod, &open)?),
+        Request::Reconnect(reconnect) => json(sockets::reconnect(pod, &reconnect)?),
         Request::Send(send) => json(sockets::send(pod, &send)?),
         Request::Receive(receive) => json(sockets::receive(pod, &receive)?),
         Request::PeerName(peer) => json(sockets::peer_name(pod, &peer)?),

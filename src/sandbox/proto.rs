@@ -21,7 +21,7 @@ pub use dial::{ConnectCall, Dial, DialReport, DialUntil, DialUntilReport, Step};
 pub use exchange::{Answer, Exchange, ExchangeReport, SendCall};
 pub use serve::{App, CloseServer, Serve, ServeReport, ServerReport};
 pub use socket::{
-    Close, Open, OpenReport, PeerName, PeerNameReport, Receive, ReceiveReport, Send, SendReport,
+    Close, Open, OpenReport, PeerName, PeerNameReport, Receive, ReceiveReport, Reconnect, Send, SendReport,
 };
 
 /// One line to a pod.
@@ -89,6 +89,8 @@ verbs! {
     Exchange => ExchangeReport,
     /// Open a socket that stays open between requests.
     Open => OpenReport,
+    /// Connect an open UDP socket to something else, or to nothing.
+    Reconnect => OpenReport,
     /// Send on an open socket.
     Send => SendReport,
     /// Receive from an open socket.

@@ -1,6 +1,6 @@
 //! Sockets a pod keeps open between requests.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,10 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, MsgFlags, SockFlag};
 
 use super::{Pod, exchange, lock};
+use crate::host::socket::dissolve;
 use crate::sandbox::proto::{
-    Close, Open, OpenReport, PeerName, PeerNameReport, Protocol, Receive, ReceiveReport, Send, SendReport,
+    Close, Open, OpenReport, PeerName, PeerNameReport, Protocol, Receive, ReceiveReport, Reconnect, Send,
+    SendReport,
 };
 use crate::sandbox::sock;
 
@@ -44,6 +46,16 @@ fn open_socket(open: &Open) -> Result<OpenSocket, Errno> {
         socket::connect(fd.as_raw_fd(), &sock::wire(to, v6))?;
     }
     Ok(OpenSocket { fd, protocol: open.protocol, v6 })
+}
+
+pub(super) fn reconnect(pod: &Pod, reconnect: &Reconnect) -> Result<OpenReport> {
+    let socket = find(pod, &reconnect.socket)?;
+    let connected = match reconnect.to {
+        Some(to) => socket::connect(socket.fd.as_raw_fd(), &sock::wire(to, socket.v6)),
+        None => dissolve(socket.fd.as_fd()),
+    };
+    let (local, peer) = (sock::local(&socket.fd), sock::peer(&socket.fd).unwrap_or_default());
+    Ok(OpenReport { local, peer, errno: connected.err().map(sock::name) })
 }
 
 fn find(pod: &Pod, name: &str) -> Result<Arc<OpenSocket>> {

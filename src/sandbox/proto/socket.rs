@@ -52,6 +52,15 @@ pub struct OpenReport {
     pub errno: Option<String>,
 }
 
+/// See [`Request::Reconnect`](super::Request::Reconnect).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Reconnect {
+    /// The name given at [`Open`].
+    pub socket: String,
+    /// `connect` to this address; `None` dissolves what the socket is connected to (AF_UNSPEC).
+    pub to: Option<SocketAddr>,
+}
+
 /// See [`Request::Send`](super::Request::Send).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Send {

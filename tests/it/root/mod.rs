@@ -5,6 +5,13 @@ mod datapath;
 mod datapath_life;
 mod datapath_rig;
 mod inspect;
+mod matrix;
+mod matrix_affinity;
+mod matrix_client;
+mod matrix_flow;
+mod matrix_raw;
+mod matrix_refusal;
+mod matrix_stage;
 mod sandbox;
 mod sock;
 

@@ -1,0 +1,173 @@
+//! What sockets see where there is no backend: a Service without endpoints, another port or protocol, an
+//! address that is no Service.
+
+use std::net::SocketAddr;
+
+use beeline::datapath::kernel::has_set_retval;
+use beeline::model::addr::Protocol;
+use beeline::sandbox::pod::Pod;
+use beeline::sandbox::proto::{ConnectCall, Dial, DialReport, Exchange, Open, Reconnect, Step};
+
+use super::matrix::{Call, Cell, Form, Socket};
+use super::matrix_client;
+use super::matrix_raw::Ring;
+use super::matrix_stage::{End, Stage, Svc, TARGET, ask, dial, kernel_peers, who};
+
+const CALLS: [ConnectCall; 4] = [
+    ConnectCall::Blocking,
+    ConnectCall::NonBlocking,
+    ConnectCall::FastOpenSend,
+    ConnectCall::FastOpenConnect,
+];
+
+/// What a connection that failed is known by.
+fn failure(report: &DialReport) -> (Option<&str>, Option<Step>) {
+    (report.errno.as_deref(), report.failed)
+}
+
+/// Dials v4, v6 and v4-mapped by every call; answers how many connections were tried.
+fn every_dial(client: &Pod, to: [SocketAddr; 2], mut judge: impl FnMut(&Dial, &DialReport)) -> u64 {
+    let mut count = 0;
+    for call in CALLS {
+        for what in [Dial::tcp(to[0]), Dial::tcp(to[1]), Dial::tcp(to[0]).mapped()] {
+            let what = what.by(call);
+            judge(&what, &dial(client, what.clone()));
+            count += 1;
+        }
+    }
+    count
+}
+
+/// Every call is refused at once; where the kernel has no `bpf_set_retval` it goes as where Beeline is not.
+fn every_dial_is_refused(client: &Pod, plain: &Pod, to: [SocketAddr; 2]) -> u64 {
+    every_dial(client, to, |what, report| {
+        if has_set_retval() {
+            assert_eq!(failure(report), (Some("ECONNREFUSED"), Some(Step::Connect)), "{what:?}: {report:?}");
+            assert!(report.elapsed_us < 1_000_000, "at once: {report:?}");
+        } else {
+            assert_eq!(failure(report), failure(&dial(plain, what.clone())), "{what:?} is left alone");
+        }
+    })
+}
+
+/// Every call goes as where Beeline is not.
+fn every_dial_is_left_alone(client: &Pod, plain: &Pod, to: [SocketAddr; 2]) -> u64 {
+    every_dial(client, to, |what, report| {
+        assert_eq!(failure(report), failure(&dial(plain, what.clone())), "{what:?}: {report:?}");
+        assert!(report.errno.is_some(), "nobody is there: {report:?}");
+    })
+}
+
+/// A UDP `connect` succeeds, and the kernel holds the very address that was dialled; answers how many
+/// sockets were connected.
+fn udp_is_left_alone(client: &Pod, to: [SocketAddr; 2]) -> u64 {
+    for address in to {
+        let opened = client.call(Open::udp("left-alone", address)).expect("the pod answers");
+        assert_eq!((opened.errno.as_deref(), opened.peer), (None, Some(address)), "{address}");
+        assert!(kernel_peers(client).contains(&address), "{address} among {:?}", kernel_peers(client));
+    }
+    2
+}
+
+/// Connects by io_uring to v4, v6 and v4-mapped; answers how each failed.
+fn by_io_uring(client: &Pod, stage: &Stage, to: [SocketAddr; 2]) -> Vec<Option<String>> {
+    let cell = |form: Form| {
+        let to = form.of(to);
+        Cell { call: Call::IoUring, socket: Socket::Tcp, form, to, other: to }
+    };
+    let cells = [Form::V4, Form::V6, Form::Mapped].map(cell);
+    let outcomes = matrix_client::play(client, stage.sandbox.dir(), &cells);
+    outcomes.into_iter().map(|outcome| outcome.failed).collect()
+}
+
+#[test]
+fn a_service_without_endpoints_refuses_tcp_at_once_and_leaves_udp_alone() {
+    // DEC-1, REJ-1, SOCK-11, SOCK-12
+    let stage = Stage::build("no-endpoints");
+    let plain = stage.n1.add_plain_pod("plain").expect("a pod");
+    let host = stage.n1.add_host_process("host").expect("a host process");
+    let mut empty = Svc::new("empty", 30, &[]);
+    stage.publish(&[&empty]);
+    let mut refused = every_dial_is_refused(&stage.client, &plain, empty.at(80));
+    refused += every_dial_is_refused(&host, &plain, empty.at(80));
+    assert_eq!(stage.counts(&empty, Protocol::Tcp), [0, refused, 0], "each is counted once");
+
+    if Ring::new().is_ok() {
+        let expected = match has_set_retval() {
+            true => vec![Some("IORING_OP_CONNECT: ECONNREFUSED".to_owned()); 3],
+            false => by_io_uring(&plain, &stage, empty.at(80)),
+        };
+        assert_eq!(by_io_uring(&stage.client, &stage, empty.at(80)), expected);
+        assert_eq!(stage.counts(&empty, Protocol::Tcp), [0, refused + 3, 0], "each is counted once");
+    }
+
+    let refused = udp_is_left_alone(&stage.client, empty.at(80));
+    assert_eq!(stage.counts(&empty, Protocol::Udp), [0, refused, 0], "each is counted once");
+    assert_eq!(stage.reader().flows().expect("flows can be read"), [], "no row for what was left alone");
+
+    // The first endpoint serves new connections, and the UDP socket once it connects again.
+    empty.ends.push(End::ready(2));
+    stage.publish(&[&empty]);
+    assert_eq!(who(&stage.client, empty.at(80)[0]), "web-3");
+    let to = empty.at(80)[1];
+    let again = Reconnect { socket: "left-alone".into(), to: Some(to) };
+    assert_eq!(stage.client.call(again).expect("the pod answers").peer, Some(to));
+    assert_eq!(ask(&stage.client, "left-alone", None), ("web-3".to_owned(), to));
+}
+
+#[test]
+fn a_cluster_ip_refuses_ports_and_protocols_that_no_service_defines() {
+    // UND-1
+    let stage = Stage::build("undefined");
+    let plain = stage.n1.add_plain_pod("plain").expect("a pod");
+    let host = stage.n1.add_host_process("host").expect("a host process");
+    let tcp = Svc { ports: vec![(Protocol::Tcp, 80)], ..Svc::new("tcp", 40, &[0]) };
+    let udp = Svc { ports: vec![(Protocol::Udp, 53)], ..Svc::new("udp", 41, &[1]) };
+    stage.publish(&[&tcp, &udp]);
+    for client in [&stage.client, &host] {
+        every_dial_is_refused(client, &plain, tcp.at(81));
+        every_dial_is_refused(client, &plain, udp.at(53));
+    }
+    udp_is_left_alone(&stage.client, tcp.at(80));
+    udp_is_left_alone(&stage.client, udp.at(54));
+    let silent = Exchange { timeout_ms: 300, ..Exchange::udp(tcp.at(80)[0]) };
+    let answers =
+        [&stage.client, &plain].map(|pod| pod.call(silent.clone()).expect("the pod answers").answers);
+    assert_eq!(answers[0][0].errno, answers[1][0].errno, "a datagram goes as where Beeline is not");
+    assert_eq!(stage.counts(&tcp, Protocol::Tcp), [0, 0, 0], "they are no business of the Service");
+    assert_eq!(stage.counts(&udp, Protocol::Udp), [0, 0, 0]);
+    assert_eq!(who(&stage.client, tcp.at(80)[0]), "web-1");
+}
+
+#[test]
+fn an_address_that_is_no_service_is_left_alone() {
+    let stage = Stage::build("no-service");
+    let plain = stage.n1.add_plain_pod("plain").expect("a pod");
+    let web = Svc::new("web", 10, &[0]);
+    stage.publish(&[&web]);
+    // In the range of the Services, and the port of a pod at which nobody listens.
+    let nobody = Svc::new("nobody", 99, &[]);
+    every_dial_is_left_alone(&stage.client, &plain, nobody.at(80));
+    every_dial_is_left_alone(&stage.client, &plain, stage.web[0].at(TARGET + 1));
+    udp_is_left_alone(&stage.client, nobody.at(80));
+    udp_is_left_alone(&stage.client, stage.web[0].at(TARGET));
+    assert_eq!(stage.reader().flows().expect("flows can be read"), [], "no row for what was left alone");
+}
+
+#[test]
+fn a_local_policy_without_a_local_endpoint_does_not_refuse() {
+    // REJ-2, SOCK-13, POL-1
+    let stage = Stage::build("local");
+    let plain = stage.n1.add_plain_pod("plain").expect("a pod");
+    let mut local = Svc { local: true, ..Svc::new("local", 50, &[2]) };
+    stage.publish(&[&local]);
+    let dropped = every_dial_is_left_alone(&stage.client, &plain, local.at(80));
+    assert_eq!(stage.counts(&local, Protocol::Tcp), [0, 0, dropped], "each is counted once");
+    let dropped = udp_is_left_alone(&stage.client, local.at(80));
+    assert_eq!(stage.counts(&local, Protocol::Udp), [0, 0, dropped]);
+    local.ends.push(End::ready(1));
+    stage.publish(&[&local]);
+    for _ in 0..10 {
+        assert_eq!(who(&stage.client, local.at(80)[1]), "web-2", "the local one alone");
+    }
+}
