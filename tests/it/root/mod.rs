@@ -5,6 +5,11 @@ mod datapath;
 mod datapath_life;
 mod datapath_rig;
 mod inspect;
+mod race;
+mod race_board;
+mod race_clients;
+mod race_full;
+mod race_writer;
 mod sandbox;
 mod sock;
 
