@@ -69,11 +69,20 @@ pub struct Board {
     /// Versions before which none is seen by whoever begins now.
     done: [AtomicU64; SERVICES.len()],
     stop: AtomicBool,
+    over: AtomicBool,
+    failures: AtomicU64,
 }
 
 impl Board {
     pub fn new(ports: [u16; 2]) -> Board {
-        Board { ports, begun: Default::default(), done: Default::default(), stop: AtomicBool::new(false) }
+        Board {
+            ports,
+            begun: Default::default(),
+            done: Default::default(),
+            stop: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+            failures: AtomicU64::new(0),
+        }
     }
 
     /// The endpoints of a version, sorted; `None`: the Service does not exist.
@@ -154,6 +163,27 @@ impl Board {
     /// Whether it goes on.
     pub fn runs(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The clients are done: servers may end.
+    pub fn leave(&self) {
+        self.stop();
+        self.over.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether servers may end.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// A client found what must not be.
+    pub fn fail(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
     }
 }
 

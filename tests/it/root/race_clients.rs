@@ -5,16 +5,16 @@
 //! the choice that is remembered of the other grows old. The answer says which endpoint was reached.
 
 use std::collections::BTreeMap;
-use std::io::{IoSlice, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::io::{ErrorKind, IoSlice, IoSliceMut};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::Ipv4PacketInfo;
+use nix::sys::socket::sockopt::{IpBindAddressNoPort, Ipv4PacketInfo};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn, connect,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn, bind, connect,
     getpeername, recvmsg, sendmsg, setsockopt, socket,
 };
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,9 @@ use serde::{Deserialize, Serialize};
 use super::race_board::{Board, Finding, SERVICES, vip};
 
 /// How long an answer may take. Only a datagram that went nowhere takes longer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The kernel may lose a datagram while sockets of others are connected (see [`dial`]), not so many in a row.
+const TRIES: u32 = 3;
 /// Questions to one Service before the other is asked again.
 const BURST: u32 = 150;
 /// Questions of a talker's socket, for talkers that take a new one now and then.
@@ -41,6 +43,8 @@ pub struct Seen {
     pub remembered: u64,
     /// Answers shown as from the endpoint, because it had been replaced before they came.
     pub late: u64,
+    /// Datagrams that no answer came to, and that were sent again.
+    pub lost: u64,
     /// Everything that must not be, by what it was.
     pub errors: BTreeMap<String, u64>,
 }
@@ -56,13 +60,14 @@ impl Seen {
         self.errors.get(kind).copied().unwrap_or(0)
     }
 
-    fn error(&mut self, what: &str) {
+    fn error(&mut self, board: &Board, what: &str) {
+        board.fail();
         *self.errors.entry(what.to_owned()).or_default() += 1;
     }
 
-    fn finding(&mut self, call: &str, finding: Finding) {
+    fn finding(&mut self, board: &Board, call: &str, finding: Finding) {
         if finding != Finding::Right {
-            self.error(&format!("{call}: {finding:?}"));
+            self.error(board, &format!("{call}: {finding:?}"));
         }
     }
 
@@ -72,20 +77,21 @@ impl Seen {
         self.asks += other.asks;
         self.remembered += other.remembered;
         self.late += other.late;
+        self.lost += other.lost;
         for (what, count) in &other.errors {
             *self.errors.entry(what.clone()).or_default() += count;
         }
     }
 }
 
-/// Answers at one port of all endpoints until the race ends.
+/// Answers at one port of all endpoints until all clients are done.
 pub fn serve(board: &Board, socket: &UdpSocket) {
     setsockopt(socket, Ipv4PacketInfo, &true).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     let port = socket.local_addr().unwrap().port();
     let mut question = [0; 4];
     let mut space = cmsg_space!(libc::in_pktinfo);
-    while board.runs() {
+    while !board.is_over() {
         let mut parts = [IoSliceMut::new(&mut question)];
         let received =
             recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty());
@@ -115,8 +121,8 @@ pub fn dialer(board: &Board, number: usize) -> Seen {
         let service = turn % SERVICES.len();
         let oldest = board.oldest(service);
         match dial(service) {
-            Ok(came_to) => seen.finding("connect", board.judge(service, oldest, came_to)),
-            Err(errno) => seen.error(&format!("connect: {errno:?}")),
+            Ok(came_to) => seen.finding(board, "connect", board.judge(service, oldest, came_to)),
+            Err(errno) => seen.error(board, &format!("connect: {errno:?}")),
         }
         seen.connects += 1;
     }
@@ -126,6 +132,10 @@ pub fn dialer(board: &Board, number: usize) -> Seen {
 /// Where a new socket leads that is connected to a Service. `getpeername` must not be hooked.
 pub fn dial(service: usize) -> Result<SocketAddrV4, Errno> {
     let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    // Connecting would move a socket without an address from one chain of the kernel's hash to another, and
+    // whoever looks for another socket of that chain then may miss it: answers of talkers would be lost.
+    setsockopt(&fd, IpBindAddressNoPort, &true)?;
+    bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)))?;
     connect(fd.as_raw_fd(), &SockaddrIn::from(vip(service)))?;
     Ok(getpeername::<SockaddrIn>(fd.as_raw_fd())?.into())
 }
@@ -175,35 +185,39 @@ struct Talker<'a> {
 
 impl Talker<'_> {
     fn ask(&mut self, service: usize) {
-        self.question = self.question.wrapping_add(1);
-        let oldest = self.board.oldest(service);
-        if let Err(error) = self.socket.send_to(&self.question.to_be_bytes(), vip(service)) {
-            self.seen.error(&format!("sendto: {}", error.kind()));
-            return;
+        for _ in 0..TRIES {
+            self.question = self.question.wrapping_add(1);
+            let oldest = self.board.oldest(service);
+            if let Err(error) = self.socket.send_to(&self.question.to_be_bytes(), vip(service)) {
+                return self.seen.error(self.board, &format!("sendto: {}", error.kind()));
+            }
+            // The choice was made by now; the answer is waited for without a hurry.
+            let newest = self.board.newest(service);
+            match self.answer() {
+                Ok((reached, shown)) => return self.judge(service, (oldest, newest), reached, shown),
+                Err(ErrorKind::WouldBlock) => self.seen.lost += 1,
+                Err(other) => return self.seen.error(self.board, &format!("recvfrom: {other}")),
+            }
         }
-        // The choice was made by now; the answer is waited for without a hurry.
-        let newest = self.board.newest(service);
-        match self.answer() {
-            Some((reached, shown)) => self.judge(service, (oldest, newest), reached, shown),
-            None if self.board.runs() => self.seen.error("sendto: no answer"),
-            None => {}
-        }
+        self.seen.error(self.board, "sendto: no answer");
     }
 
     /// The endpoint that was reached, and who `recvfrom` says it is.
-    fn answer(&self) -> Option<(SocketAddrV4, SocketAddrV4)> {
+    fn answer(&self) -> Result<(SocketAddrV4, SocketAddrV4), ErrorKind> {
         let end = Instant::now() + PATIENCE;
         let mut answer = [0; ANSWER];
         while Instant::now() < end {
-            let (length, from) = self.socket.recv_from(&mut answer).ok()?;
-            let std::net::SocketAddr::V4(from) = from else { return None };
+            let (length, from) = self.socket.recv_from(&mut answer).map_err(|error| error.kind())?;
             let [a, b, c, d, high, low, question @ ..] = answer;
-            if length == ANSWER && question == self.question.to_be_bytes() {
-                let reached = SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([high, low]));
-                return Some((reached, from));
+            match from {
+                SocketAddr::V4(from) if length == ANSWER && question == self.question.to_be_bytes() => {
+                    let port = u16::from_be_bytes([high, low]);
+                    return Ok((SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), port), from));
+                }
+                _ => {} // of a question before
             }
         }
-        None
+        Err(ErrorKind::WouldBlock)
     }
 
     fn judge(&mut self, service: usize, seen: (u64, u64), reached: SocketAddrV4, shown: SocketAddrV4) {
@@ -211,13 +225,13 @@ impl Talker<'_> {
         self.last[service] = Some(reached);
         self.seen.asks += 1;
         self.seen.remembered += u64::from(stays);
-        self.seen.finding("sendto", self.board.judge_between(service, seen, reached));
+        self.seen.finding(self.board, "sendto", self.board.judge_between(service, seen, reached));
         if shown == vip(service ^ 1) {
-            self.seen.error(SHOWN_AS_OTHER);
+            self.seen.error(self.board, SHOWN_AS_OTHER);
         } else if shown == reached {
             self.seen.late += 1;
         } else if shown != vip(service) {
-            self.seen.error("recvfrom: shown as nobody's");
+            self.seen.error(self.board, "recvfrom: shown as nobody's");
         }
     }
 }

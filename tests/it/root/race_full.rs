@@ -109,8 +109,8 @@ fn race(without: Without, seconds: u64) -> Report {
     let Report { seconds, written, seen } = &report;
     println!(
         "race without {without:?}, {seconds:.1} s: {} changes, {} grace periods, from one Service to another {} \
-         ids, {} ranges, {} indexes; {} connects, {} datagrams, {} by a remembered choice, {} late answers; \
-         {} errors {:?}",
+         ids, {} ranges, {} indexes; {} connects, {} datagrams, {} by a remembered choice, {} late answers, {} \
+         sent again; {} errors {:?}",
         written.changes,
         written.grace_periods,
         written.ids,
@@ -120,6 +120,7 @@ fn race(without: Without, seconds: u64) -> Report {
         seen.asks,
         seen.remembered,
         seen.late,
+        seen.lost,
         seen.failed(),
         seen.errors
     );
@@ -165,33 +166,39 @@ fn run(race: &Race, datapath: &mut Datapath) -> Report {
             board.stop();
             written
         });
-        for server in &servers {
-            threads.spawn(move || serve(board, server));
+        // And one where what is left alone goes.
+        let missed = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, vip(0).port())).unwrap();
+        for server in servers.into_iter().chain([missed]) {
+            threads.spawn(move || serve(board, &server));
         }
-        let stopper = StopOnPanic(board);
+        let _leaver = LeaveOnDrop(board);
         see_endpoints(board, &race.bpf_root);
         let started = Instant::now();
         let clients: Vec<_> = (0..CLIENTS)
-            .flat_map(|at| [threads.spawn(move || dialer(board, at)), threads.spawn(move || talker(board, at))])
+            .flat_map(|at| {
+                [threads.spawn(move || dialer(board, at)), threads.spawn(move || talker(board, at))]
+            })
             .collect();
         let end = started + Duration::from_secs(race.seconds);
-        while Instant::now() < end && board.runs() {
+        let enough = if race.without == Without::Nothing { u64::MAX } else { ENOUGH };
+        while Instant::now() < end && board.runs() && board.failures() < enough {
             std::thread::sleep(Duration::from_millis(50));
         }
-        drop(stopper);
+        board.stop();
+        let seconds = started.elapsed().as_secs_f64();
         let mut seen = Seen::default();
         clients.into_iter().for_each(|client| seen.add(&client.join().unwrap()));
         let written = writer.join().unwrap().expect("the writer");
-        Report { seconds: started.elapsed().as_secs_f64(), written, seen }
+        Report { seconds, written, seen }
     })
 }
 
 /// Has the threads end when the race is over, or will never be.
-struct StopOnPanic<'a>(&'a Board);
+struct LeaveOnDrop<'a>(&'a Board);
 
-impl Drop for StopOnPanic<'_> {
+impl Drop for LeaveOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.stop();
+        self.0.leave();
     }
 }
 
