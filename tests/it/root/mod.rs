@@ -9,6 +9,7 @@ mod race;
 mod race_board;
 mod race_clients;
 mod race_full;
+mod race_plan;
 mod race_writer;
 mod sandbox;
 mod sock;

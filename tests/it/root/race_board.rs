@@ -37,6 +37,15 @@ impl Course {
             Course::Comes => (version % 2 == 1).then_some(version / 2 * SIZE),
         }
     }
+
+    /// By how many numbers the endpoints move in so many versions (an even number of them, if it comes and goes).
+    fn numbers(self, versions: u64) -> u64 {
+        match self {
+            Course::Slides => versions,
+            Course::Leaps => versions * SIZE,
+            Course::Comes => versions / 2 * SIZE,
+        }
+    }
 }
 
 /// The address that a Service is dialled at.
@@ -99,6 +108,16 @@ impl Board {
             Ipv4Addr::new(127, 100 + service as u8, high, low),
             self.ports[(number % 2) as usize],
         )
+    }
+
+    /// The endpoint that stands where this one does, `turns` times so many versions of each Service later.
+    pub fn moved(&self, (addr, port): (IpAddr, u16), versions: &[u64], turns: u64) -> (IpAddr, u16) {
+        let IpAddr::V4(v4) = addr else { return (addr, port) };
+        let [_, of, high, low] = v4.octets();
+        let service = usize::from(of - 100);
+        let number = u64::from(high) << 8 | u64::from(low);
+        let later = self.endpoint(service, number + SERVICES[service].numbers(versions[service] * turns));
+        (IpAddr::V4(*later.ip()), later.port())
     }
 
     /// The writer is about to write a version.
