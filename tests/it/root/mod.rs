@@ -12,6 +12,12 @@ mod matrix_flow;
 mod matrix_raw;
 mod matrix_refusal;
 mod matrix_stage;
+mod race;
+mod race_board;
+mod race_clients;
+mod race_full;
+mod race_plan;
+mod race_writer;
 mod sandbox;
 mod sock;
 
