@@ -18,6 +18,7 @@ mod exchange;
 mod server;
 mod sockets;
 mod tcp_server;
+mod watch;
 
 use server::Server;
 use sockets::OpenSocket;
@@ -70,6 +71,7 @@ fn handle(pod: &Pod, request: Request) -> Result<Value> {
         Request::CloseServer(close) => json(server::close(pod, &close)?),
         Request::Dial(dial) => json(dial::dial(&dial)),
         Request::DialUntil(until) => json(dial::dial_until(&until)),
+        Request::Watch(watch) => json(watch::watch(&watch)),
         Request::Exchange(exchange) => json(exchange::exchange(&exchange)),
         Request::Open(open) => json(sockets::open(pod, &open)?),
         Request::Reconnect(reconnect) => json(sockets::reconnect(pod, &reconnect)?),

@@ -16,6 +16,7 @@ mod dial;
 mod exchange;
 mod serve;
 mod socket;
+mod watch;
 
 pub use dial::{ConnectCall, Dial, DialReport, DialUntil, DialUntilReport, Step};
 pub use exchange::{Answer, Exchange, ExchangeReport, SendCall};
@@ -23,6 +24,7 @@ pub use serve::{App, CloseServer, Serve, ServeReport, ServerReport};
 pub use socket::{
     Close, Open, OpenReport, PeerName, PeerNameReport, Receive, ReceiveReport, Reconnect, Send, SendReport,
 };
+pub use watch::{Sighting, Watch, WatchReport, Watched};
 
 /// One line to a pod.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -85,6 +87,8 @@ verbs! {
     Dial => DialReport,
     /// Connect until another backend answers.
     DialUntil => DialUntilReport,
+    /// Connect in a loop, and say when each backend was reached.
+    Watch => WatchReport,
     /// Send datagrams and wait for their answers, on one socket made for it.
     Exchange => ExchangeReport,
     /// Open a socket that stays open between requests.

@@ -123,11 +123,11 @@ impl Watched {
         for (key, value) in &rows.frontends {
             let owner = value.service.and_then(|id| self.mem.name(id)).map(|name| name.name);
             let versions = &self.owners[key];
-            if value.service.is_some() {
+            if let Some(id) = value.service {
                 assert!(versions.contains(&owner), "{key:?} leads to {owner:?}, not one of {versions:?}");
                 for which in Which::ALL {
-                    let set = self.mem.service(value.service.unwrap()).unwrap().sets[which as usize];
-                    let list = self.addrs(&self.mem.slots(set), value.service.unwrap());
+                    let set = self.mem.service(id).unwrap().sets[which as usize];
+                    let list = self.addrs(&self.mem.slots(set), id);
                     self.check(owner.as_ref().unwrap(), which, &list);
                 }
             }

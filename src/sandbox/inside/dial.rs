@@ -152,7 +152,7 @@ pub(super) fn dial_until(until: &DialUntil) -> DialUntilReport {
 }
 
 /// One connection: the clock before and after `connect`, and who answered.
-fn attempt(target: &SockaddrStorage, deadline: Instant) -> Result<(u64, u64, String), Errno> {
+pub(super) fn attempt(target: &SockaddrStorage, deadline: Instant) -> Result<(u64, u64, String), Errno> {
     let fd = sock::open(Protocol::Tcp, sock::is_v6(target), SockFlag::empty())?;
     sock::set_timeouts(
         &fd,

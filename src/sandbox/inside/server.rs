@@ -32,8 +32,8 @@ pub(super) fn serve(pod: &Pod, serve: &Serve) -> Result<ServeReport> {
             (Server::Tcp(server), local)
         }
         Protocol::Udp => {
-            if serve.app == App::Http {
-                bail!("HTTP is served on TCP only");
+            if matches!(serve.app, App::Http | App::Locate) {
+                bail!("{:?} is served on TCP only", serve.app);
             }
             let socket = UdpSocket::bind((serve.ip, serve.port)).with_context(what)?;
             let local = socket.local_addr().with_context(what)?;
@@ -68,7 +68,7 @@ impl UdpServer {
         socket.set_read_timeout(Some(LOOK)).context("limit how long a datagram is awaited")?;
         let prefix = match app {
             App::Identify => format!("{name}:").into_bytes(),
-            App::Echo | App::Http => Vec::new(),
+            App::Echo | App::Http | App::Locate => Vec::new(),
         };
         let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, count) = (stop.clone(), served.clone());

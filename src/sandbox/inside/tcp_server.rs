@@ -12,6 +12,7 @@ use nix::sys::socket::{self, shutdown};
 
 use super::lock;
 use crate::sandbox::proto::App;
+use crate::sandbox::sock;
 
 /// So many threads may wait for connections; more end after the connection they served.
 const MOST_IDLE: usize = 16;
@@ -108,6 +109,9 @@ impl Shared {
         match self.app {
             App::Echo => converse(&stream, None),
             App::Identify => converse(&stream, Some(&self.name)),
+            App::Locate => stream
+                .local_addr()
+                .and_then(|at| converse(&stream, Some(format!("{}\n", sock::canonical(at)).as_bytes()))),
             App::Http => http(&stream, &self.name),
         }
         .ok();

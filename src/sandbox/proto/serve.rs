@@ -15,6 +15,9 @@ pub enum App {
     /// TCP: each request that holds a `?` is answered with the pod's name and a newline, any other
     /// byte for byte. UDP: every datagram is answered with `NAME:` and the datagram.
     Identify,
+    /// TCP: the same with the address and port that the client reached in place of the name, for a pod
+    /// with many addresses.
+    Locate,
     /// TCP: HTTP/1.1, every request is answered with 200 and the pod's name.
     Http,
 }

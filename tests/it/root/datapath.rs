@@ -1,6 +1,5 @@
 //! The tables as pinned maps, against the running kernel.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is the verdict")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};

@@ -1,6 +1,5 @@
 //! The life of the pins: adoption, growth, locks, repair, cleanup.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is the verdict")]
 
 use std::fs;
 use std::os::fd::AsRawFd;

@@ -1,6 +1,5 @@
 //! A place to run a data path in: a bpffs and a cgroup of its own, gone on drop.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is the verdict")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};

@@ -14,8 +14,8 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{IpBindAddressNoPort, Ipv4PacketInfo};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn, bind, connect,
-    getpeername, recvmsg, sendmsg, setsockopt, socket,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn, bind,
+    connect, getpeername, recvmsg, sendmsg, setsockopt, socket,
 };
 use serde::{Deserialize, Serialize};
 
@@ -105,9 +105,11 @@ pub fn serve(board: &Board, socket: &UdpSocket) {
         answer[..4].copy_from_slice(&info.ipi_addr.s_addr.to_ne_bytes());
         answer[4..6].copy_from_slice(&port.to_be_bytes());
         answer[6..].copy_from_slice(&question);
-        let source = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: info.ipi_addr, ipi_addr: info.ipi_addr };
+        let source =
+            libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: info.ipi_addr, ipi_addr: info.ipi_addr };
         let control = [ControlMessage::Ipv4PacketInfo(&source)];
-        let _ = sendmsg(socket.as_raw_fd(), &[IoSlice::new(&answer)], &control, MsgFlags::empty(), Some(&from));
+        let _ =
+            sendmsg(socket.as_raw_fd(), &[IoSlice::new(&answer)], &control, MsgFlags::empty(), Some(&from));
     }
 }
 

@@ -54,7 +54,8 @@ pub struct Plan {
 impl Plan {
     /// Has the book plan.
     pub fn new(board: &Board) -> Plan {
-        let mut planner = Planner { book: Book::new(LIMITS), tables: Recorder::new(), now: Duration::ZERO, board };
+        let mut planner =
+            Planner { book: Book::new(LIMITS), tables: Recorder::new(), now: Duration::ZERO, board };
         let mut rounds: Vec<Vec<Move>> = (0..ROUNDS).map(|round| planner.round(round)).collect();
         let repeats = |length: &usize| {
             let [last, before, first] = [1, 2, 3].map(|back| &rounds[ROUNDS - back * length..][..*length]);
@@ -153,7 +154,8 @@ impl Planner<'_> {
         self.tables.versions[service] = version;
         let name = name(service);
         self.tables.moves.push(Move::Begin(service, version));
-        let changes = Changes { ports: vec![(name.clone(), rows(self.board, service, version))], ..Changes::default() };
+        let changes =
+            Changes { ports: vec![(name.clone(), rows(self.board, service, version))], ..Changes::default() };
         let mut settled = self.book.sync(changes, &mut self.tables, self.now);
         while !settled.written.contains(&name) {
             assert!(settled.failed.is_empty(), "version {version} of {name}: {:?}", settled.failed);

@@ -37,7 +37,9 @@ pub fn write(plan: &Plan, board: &Board, tables: &mut dyn Tables) -> Result<Writ
     while board.runs() {
         for done in &plan.period {
             match done {
-                Move::Begin(service, version) => board.begin(*service, version + turns * plan.versions[*service]),
+                Move::Begin(service, version) => {
+                    board.begin(*service, version + turns * plan.versions[*service])
+                }
                 Move::End(service, version) => {
                     board.end(*service, version + turns * plan.versions[*service]);
                     written.changes += 1;
