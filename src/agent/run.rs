@@ -180,7 +180,8 @@ fn wait_for(source: DirSource) -> Result<AsyncFd<DirSource>> {
 
 /// Opens the data path, and finds out what its tables hold.
 fn open(config: &Config, limits: Limits) -> Result<(Datapath, Book)> {
-    let datapath = Datapath::open(&Options { limits, ..Options::new(&cgroup_root(config)?, &config.bpf_root) })?;
+    let datapath =
+        Datapath::open(&Options { limits, ..Options::new(&cgroup_root(config)?, &config.bpf_root) })?;
     let limits = crate::plan::table::Tables::limits(&datapath);
     if datapath.is_fresh() {
         return Ok((datapath, Book::new(limits).born(seconds())));

@@ -8,7 +8,8 @@ use beeline::plan::book::{Book, Changes, limits_for};
 use beeline::plan::compile::{BackendWant, PortRows};
 use beeline::plan::mem::{CountingTables, Counts, MemTables};
 use beeline::plan::table::{
-    BackendId, FrontendKey, Lookup, NetnsClass, Policy, Prefix, PrefixClass, ServiceId, Settings, Tables, port_key,
+    BackendId, FrontendKey, Lookup, NetnsClass, Policy, Prefix, PrefixClass, ServiceId, Settings, Tables,
+    port_key,
 };
 
 use crate::book_model::{LIMITS, canon, cluster, drain, fresh, name, pod, ports, ready, rows, vip};

@@ -199,6 +199,10 @@ fn every_layout_of_the_pins_has_a_line_in_the_changelog() {
     let text = fs::read_to_string(path).expect("there is a changelog");
     for group in beeline::datapath::load::GROUPS {
         let line = format!("| {} | {} |", group.name, group.layout);
-        assert!(text.contains(&line), "the layout of {} is new: add the line `{line} VERSION |` to CHANGELOG.md", group.name);
+        assert!(
+            text.contains(&line),
+            "the layout of {} is new: add the line `{line} VERSION |` to CHANGELOG.md",
+            group.name
+        );
     }
 }

@@ -1,7 +1,11 @@
 //! Integration tests, one crate so that the library is linked once. What needs root is in modules
 //! called `root`.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and shows what it measured")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and shows what it measured"
+)]
 
 mod book;
 mod book_cost;

@@ -77,7 +77,8 @@ fn reach(voice: &Voice, stage: &Stage) -> Result<()> {
     let name = first.as_deref().unwrap_or("?");
     voice.claim(stuck, &format!("session affinity: sixteen connections to {BASKET}, all to {name}"))?;
     if !stage.refuses {
-        return voice.say("(this kernel lets no program refuse a connection: bpf_set_retval came with Linux 5.18)");
+        return voice
+            .say("(this kernel lets no program refuse a connection: bpf_set_retval came with Linux 5.18)");
     }
     let undefined = stage.get("10.96.0.10:81")?;
     voice.claim(refused(&undefined), "a port that no Service defines is refused at once")

@@ -1,6 +1,5 @@
 //! The tables as pinned maps, against the running kernel.
 
-
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,5 @@
 //! The life of the pins: adoption, growth, locks, repair, cleanup.
 
-
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;

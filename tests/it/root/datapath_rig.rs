@@ -1,6 +1,5 @@
 //! A place to run a data path in: a bpffs and a cgroup of its own, gone on drop.
 
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};

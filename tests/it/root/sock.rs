@@ -2,7 +2,6 @@
 //! frontends of one socket, sockets that connect again. Each test runs in a process of its own, in
 //! the cgroup that the programs are attached to.
 
-
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
