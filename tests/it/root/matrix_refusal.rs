@@ -11,7 +11,7 @@ use beeline::sandbox::proto::{ConnectCall, Dial, DialReport, Exchange, Open, Rec
 use super::matrix::{Call, Cell, Form, Socket};
 use super::matrix_client;
 use super::matrix_raw::Ring;
-use super::matrix_stage::{End, Stage, Svc, TARGET, ask, dial, kernel_peers, who};
+use super::matrix_stage::{End, Stage, Svc, TARGET, ask, kernel_peers, who};
 
 const CALLS: [ConnectCall; 4] = [
     ConnectCall::Blocking,
@@ -25,37 +25,42 @@ fn failure(report: &DialReport) -> (Option<&str>, Option<Step>) {
     (report.errno.as_deref(), report.failed)
 }
 
-/// Dials v4, v6 and v4-mapped by every call; answers how many connections were tried.
-fn every_dial(client: &Pod, to: [SocketAddr; 2], mut judge: impl FnMut(&Dial, &DialReport)) -> u64 {
-    let mut count = 0;
-    for call in CALLS {
-        for what in [Dial::tcp(to[0]), Dial::tcp(to[1]), Dial::tcp(to[0]).mapped()] {
-            let what = what.by(call);
-            judge(&what, &dial(client, what.clone()));
-            count += 1;
-        }
-    }
-    count
+/// Dials v4, v6 and v4-mapped by every call, all at the same time: what is left alone waits a second for
+/// the second SYN.
+fn every_dial(client: &Pod, to: [SocketAddr; 2]) -> Vec<(Dial, DialReport)> {
+    let begin = |what: Dial| {
+        let what = Dial { timeout_ms: 10_000, ..what };
+        let pending = client.begin(what.clone()).expect("the pod is there");
+        (what, pending)
+    };
+    let ways = [Dial::tcp(to[0]), Dial::tcp(to[1]), Dial::tcp(to[0]).mapped()];
+    let all = CALLS.into_iter().flat_map(|call| ways.clone().map(|way| begin(way.by(call))));
+    let all: Vec<_> = all.collect();
+    all.into_iter().map(|(what, pending)| (what, pending.wait().expect("the pod answers"))).collect()
 }
 
-/// Every call is refused at once; where the kernel has no `bpf_set_retval` it goes as where Beeline is not.
+/// Every call is refused at once; where the kernel has no `bpf_set_retval` it goes as where Beeline is
+/// not. Answers how many connections were tried.
 fn every_dial_is_refused(client: &Pod, plain: &Pod, to: [SocketAddr; 2]) -> u64 {
-    every_dial(client, to, |what, report| {
-        if has_set_retval() {
-            assert_eq!(failure(report), (Some("ECONNREFUSED"), Some(Step::Connect)), "{what:?}: {report:?}");
-            assert!(report.elapsed_us < 1_000_000, "at once: {report:?}");
-        } else {
-            assert_eq!(failure(report), failure(&dial(plain, what.clone())), "{what:?} is left alone");
-        }
-    })
+    if !has_set_retval() {
+        return every_dial_is_left_alone(client, plain, to);
+    }
+    let all = every_dial(client, to);
+    for (what, report) in &all {
+        assert_eq!(failure(report), (Some("ECONNREFUSED"), Some(Step::Connect)), "{what:?}: {report:?}");
+        assert!(report.elapsed_us < 1_000_000, "at once: {report:?}");
+    }
+    all.len() as u64
 }
 
-/// Every call goes as where Beeline is not.
+/// Every call goes as where Beeline is not. Answers how many connections were tried.
 fn every_dial_is_left_alone(client: &Pod, plain: &Pod, to: [SocketAddr; 2]) -> u64 {
-    every_dial(client, to, |what, report| {
-        assert_eq!(failure(report), failure(&dial(plain, what.clone())), "{what:?}: {report:?}");
+    let all = every_dial(client, to);
+    for ((what, report), (_, without)) in all.iter().zip(every_dial(plain, to)) {
+        assert_eq!(failure(report), failure(&without), "{what:?}: {report:?}");
         assert!(report.errno.is_some(), "nobody is there: {report:?}");
-    })
+    }
+    all.len() as u64
 }
 
 /// A UDP `connect` succeeds, and the kernel holds the very address that was dialled; answers how many
@@ -93,11 +98,11 @@ fn a_service_without_endpoints_refuses_tcp_at_once_and_leaves_udp_alone() {
     assert_eq!(stage.counts(&empty, Protocol::Tcp), [0, refused, 0], "each is counted once");
 
     if Ring::new().is_ok() {
-        let expected = match has_set_retval() {
-            true => vec![Some("IORING_OP_CONNECT: ECONNREFUSED".to_owned()); 3],
-            false => by_io_uring(&plain, &stage, empty.at(80)),
-        };
-        assert_eq!(by_io_uring(&stage.client, &stage, empty.at(80)), expected);
+        for failed in by_io_uring(&stage.client, &stage, empty.at(80)) {
+            let is_refused = failed.as_deref() == Some("IORING_OP_CONNECT: ECONNREFUSED");
+            // What else the kernel says depends on when its second try comes (5.10).
+            assert!(failed.is_some() && is_refused == has_set_retval(), "{failed:?}");
+        }
         assert_eq!(stage.counts(&empty, Protocol::Tcp), [0, refused + 3, 0], "each is counted once");
     }
 
