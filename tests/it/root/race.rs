@@ -296,8 +296,12 @@ fn check(race: &Race<'_>, reports: &[WatchReport], took: Duration) {
     failures.truncate(20);
     assert!(failures.is_empty(), "{failures:#?}");
     assert!(race.is_settled(), "the last change never took effect");
-    assert!(connections > 100, "{connections} connections");
-    assert!(race.ids_handed_over > 2 && race.ranges_handed_over > 2, "ids and ranges go back and forth");
+    let (few, some) = if is_emulated() { (1, 20) } else { (20, 1000) };
+    assert!(connections >= some, "{connections} connections");
+    assert!(
+        race.ids_handed_over >= few && race.ranges_handed_over >= few,
+        "ids and ranges go back and forth"
+    );
     let asked = took.as_millis() / PACE.as_millis();
     assert!(is_emulated() || changes as u128 >= asked * 9 / 10, "{changes} changes instead of {asked}");
 }

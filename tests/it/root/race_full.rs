@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use beeline::datapath::{Datapath, Options};
 use serde::{Deserialize, Serialize};
 
 use super::datapath_rig::Rig;
+use super::race::is_emulated;
 use super::race_board::{Board, vip};
 use super::race_clients::{SHOWN_AS_OTHER, Seen, dial, dialer, serve, talker};
 use super::race_plan::{LIMITS, Plan};
@@ -22,8 +23,6 @@ use super::race_writer::{Written, open, write};
 const RACE: &str = "BEELINE_TEST_RACE";
 /// What its report begins with.
 const REPORT: &str = "race report: ";
-/// Clients of each kind.
-const CLIENTS: usize = 4;
 /// How often a crippled race is run at most, until it shows what it lacks.
 const TRIES: u32 = 5;
 /// Errors after which a crippled race has shown enough.
@@ -42,8 +41,8 @@ enum Without {
 struct Race {
     without: Without,
     seconds: u64,
-    cgroup: std::path::PathBuf,
-    bpf_root: std::path::PathBuf,
+    cgroup: PathBuf,
+    bpf_root: PathBuf,
 }
 
 /// What came of it.
@@ -54,10 +53,15 @@ struct Report {
     seen: Seen,
 }
 
-/// Seconds of a run: ten; three in a guest of the kernel matrix, whose processor is emulated.
+/// Clients of each kind: fewer in a guest, where they leave the kernel no time for grace periods.
+fn clients() -> usize {
+    if is_emulated() { 2 } else { 4 }
+}
+
+/// Seconds of a run: ten, five in a guest of the kernel matrix, and never more than BEELINE_RACE_SECONDS.
 fn seconds() -> u64 {
     let asked = std::env::var("BEELINE_RACE_SECONDS").ok().and_then(|text| text.parse().ok());
-    asked.unwrap_or(if super::race::is_emulated() { 5 } else { 10 }).min(10)
+    asked.unwrap_or(u64::MAX).min(if is_emulated() { 5 } else { 10 })
 }
 
 #[test]
@@ -65,8 +69,12 @@ fn choices_reach_endpoints_of_their_service_alone_however_fast_ids_are_reused() 
     let report = race(Without::Nothing, seconds());
     let Report { written, seen, .. } = &report;
     assert_eq!(seen.failed(), 0, "{:?}", seen.errors);
-    assert!(seen.connects > 100 && seen.asks > 100 && seen.remembered > 10, "{seen:?}");
-    assert!(written.ids > 10 && written.ranges > 10 && written.indexes > 0, "{written:?}");
+    // An emulated processor may do little in the time.
+    let [few, some] = if is_emulated() { [1, 10] } else { [10, 1000] };
+    assert!(seen.connects >= some && seen.asks >= some && seen.remembered >= some, "{seen:?}");
+    assert!(written.ids >= few && written.ranges >= few, "{written:?}");
+    // One in 38 changes.
+    assert!(written.indexes > 0 || is_emulated(), "{written:?}");
 }
 
 #[test]
@@ -81,7 +89,7 @@ fn without_generations_the_same_race_is_lost() {
 
 /// Races until there are such errors. An emulated processor need not show them in time.
 fn until_lost(without: Without, of: impl Fn(&Seen) -> u64) {
-    let emulated = super::race::is_emulated();
+    let emulated = is_emulated();
     for _ in 0..if emulated { 1 } else { TRIES } {
         if of(&race(without, seconds()).seen) > 0 {
             return;
@@ -178,7 +186,7 @@ fn run(race: &Race, datapath: &mut Datapath) -> Report {
             written
         });
         let started = Instant::now();
-        let clients: Vec<_> = (0..CLIENTS)
+        let clients: Vec<_> = (0..clients())
             .flat_map(|at| {
                 [threads.spawn(move || dialer(board, at)), threads.spawn(move || talker(board, at))]
             })
