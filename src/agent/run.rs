@@ -27,6 +27,9 @@ use crate::plan::world::World;
 /// After a growth was refused, the next attempt waits this long.
 const GROW_AGAIN: Duration = Duration::from_secs(60);
 
+/// After the source could not be followed, it is read anew after this long.
+const REREAD: Duration = Duration::from_secs(2);
+
 /// Runs an agent until SIGTERM or SIGINT, which leave the data path in place (SYNC-9). Calls `ready`
 /// once the first complete state is programmed.
 ///
@@ -73,6 +76,8 @@ struct Agent {
     wake: Option<Duration>,
     /// No growth is tried before.
     grow_after: Duration,
+    /// The source could not be followed: it is read anew then.
+    reread: Option<Duration>,
 }
 
 impl Agent {
@@ -87,14 +92,15 @@ impl Agent {
         let reconciler = Reconciler::new(world, book, datapath, identity(config));
         let report = Report::new(config)?;
         let source = wait_for(source)?;
-        Ok(Agent { source, reconciler, report, epoch, wake: None, grow_after: Duration::ZERO })
+        Ok(Agent { source, reconciler, report, epoch, wake: None, grow_after: Duration::ZERO, reread: None })
     }
 
     async fn serve(mut self, mut signals: Signals, ready: impl FnOnce()) -> Result<()> {
         let mut ready = Some(ready);
         self.step(Vec::new(), &mut ready)?;
         loop {
-            let due = self.wake.map(|wake| tokio::time::Instant::from_std(self.epoch + wake));
+            let due = self.wake.into_iter().chain(self.reread).min();
+            let due = due.map(|due| tokio::time::Instant::from_std(self.epoch + due));
             let sleep = async {
                 match due {
                     Some(due) => tokio::time::sleep_until(due).await,
@@ -109,16 +115,41 @@ impl Agent {
                 readable = self.source.readable_mut() => {
                     let mut guard = readable.context("wait for inotify")?;
                     guard.clear_ready();
-                    let events = guard.get_inner_mut().poll()?;
-                    self.step(events, &mut ready)?;
+                    let seen = guard.get_inner_mut().poll();
+                    self.follow(seen, &mut ready)?;
                 }
-                () = sleep => {
-                    let now = self.now();
-                    let outcome = self.reconciler.maintain(now);
-                    self.settle(outcome);
-                }
+                () = sleep => self.be_on_time(&mut ready)?,
             }
         }
+    }
+
+    /// Takes in what the source has seen. One that cannot be followed leaves the tables as they are
+    /// (architecture, "State and failure") and is read anew after a while.
+    fn follow(&mut self, seen: Result<Vec<Event>>, ready: &mut Option<impl FnOnce()>) -> Result<()> {
+        match seen {
+            Ok(events) => self.step(events, ready),
+            Err(error) => {
+                let seconds = REREAD.as_secs();
+                tracing::error!(
+                    "the manifests cannot be followed; the tables stay as they are, and all is read anew in \
+                     {seconds} s: {error:#}"
+                );
+                self.reread = Some(self.now() + REREAD);
+                Ok(())
+            }
+        }
+    }
+
+    /// Does what the clock says is due.
+    fn be_on_time(&mut self, ready: &mut Option<impl FnOnce()>) -> Result<()> {
+        if self.reread.is_some_and(|due| due <= self.now()) {
+            self.reread = None;
+            let seen = self.source.get_mut().rescan();
+            return self.follow(seen, ready);
+        }
+        let outcome = self.reconciler.maintain(self.now());
+        self.settle(outcome);
+        Ok(())
     }
 
     /// Takes events in and follows up on what they changed.

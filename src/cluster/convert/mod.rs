@@ -98,7 +98,8 @@ impl Converter {
 
     /// Name and namespace of a namespaced object (EP-1: both are needed).
     fn object_name(&mut self, meta: &ObjectMeta) -> Result<ObjectName, Problem> {
-        let namespace = required(meta.namespace.as_deref(), "metadata.namespace")?;
+        let namespace =
+            label_text(required(meta.namespace.as_deref(), "metadata.namespace")?, "metadata.namespace")?;
         let name = required(meta.name.as_deref(), "metadata.name")?;
         Ok(ObjectName { namespace: self.share(namespace), name: self.share(name) })
     }
@@ -107,6 +108,22 @@ impl Converter {
 /// A text that must be there.
 fn required<'a>(text: Option<&'a str>, field: &str) -> Result<&'a str, Problem> {
     text.filter(|text| !text.is_empty()).ok_or_else(|| Problem::new(field, "is missing"))
+}
+
+/// The longest DNS label: of namespaces, Services and ports of a Service.
+const LABEL_MAX: usize = 63;
+
+/// A text that the API server would only take as a DNS label. Its length and characters are what rows
+/// of names hold whole, so that a restart finds them.
+fn label_text<'a>(text: &'a str, field: &str) -> Result<&'a str, Problem> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if text.len() > LABEL_MAX {
+        return Err(Problem::new(field, format!("has {} bytes, and {LABEL_MAX} are allowed", text.len())));
+    }
+    match text.chars().find(|c| !fits(*c)) {
+        Some(bad) => Err(Problem::new(field, format!("has the character {bad:?}, which no name may have"))),
+        None => Ok(text),
+    }
 }
 
 /// Whether a label is present, whatever its value.

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1 as core;
 
-use super::{Converted, Converter, Outcome, Problem, address, has_label, port_number, protocol};
+use super::{Converted, Converter, Outcome, Problem, address, has_label, label_text, port_number, protocol};
 use crate::model::addr::{Family, parse_cidr, parse_ip};
 use crate::model::service::{Ingress, Service, ServiceKind, ServicePort};
 
@@ -23,6 +23,7 @@ impl Converter {
     /// A field that the API server would have refused.
     pub fn service(&mut self, object: &core::Service) -> Outcome<Service> {
         let name = self.object_name(&object.metadata)?;
+        label_text(&name.name, "metadata.name")?;
         let empty = core::ServiceSpec::default();
         let spec = object.spec.as_ref().unwrap_or(&empty);
         let mut warnings = Vec::new();
@@ -64,7 +65,7 @@ impl Converter {
                 port_number(port.node_port.unwrap_or(0), || format!("spec.ports[{at}].nodePort"))?;
             match protocol(port.protocol.as_deref(), || format!("spec.ports[{at}].protocol")) {
                 Ok(protocol) => ports.push(ServicePort {
-                    name: self.share(port.name.as_deref().unwrap_or_default()),
+                    name: self.share(port_name(port.name.as_deref(), at)?),
                     protocol,
                     port: number,
                     node_port,
@@ -191,6 +192,11 @@ fn affinity(spec: &core::ServiceSpec) -> Result<Option<u32>, Problem> {
     }
 }
 
+/// `spec.ports[at].name`; empty if it has none.
+fn port_name(name: Option<&str>, at: usize) -> Result<&str, Problem> {
+    label_text(name.unwrap_or_default(), &format!("spec.ports[{at}].name"))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -205,6 +211,21 @@ mod tests {
 
     fn good(spec: serde_json::Value) -> Service {
         convert(spec).unwrap().value.unwrap()
+    }
+
+    #[test]
+    fn names_that_no_row_could_hold_are_refused_by_field() {
+        let long = "x".repeat(64);
+        let named =
+            |name: &str| convert(json!({"clusterIP": "172.30.0.1", "ports": [{"port": 80, "name": name}]}));
+        for bad in [long.as_str(), "a\0b", "a b", "a/b"] {
+            assert_eq!(named(bad).unwrap_err().field, "spec.ports[0].name", "{bad:?}");
+        }
+        assert!(named(&long[1..]).is_ok());
+        let object =
+            json!({"metadata": {"namespace": "x\0y", "name": "web"}, "spec": {"clusterIP": "172.30.0.1"}});
+        let refused = Converter::new().service(&serde_json::from_value(object).unwrap()).unwrap_err();
+        assert_eq!(refused.field, "metadata.namespace");
     }
 
     #[test]

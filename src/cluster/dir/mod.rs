@@ -158,6 +158,16 @@ impl DirSource {
         problems
     }
 
+    /// Reads everything anew, as after an overflow: for a caller whose [`poll`](Self::poll) failed.
+    ///
+    /// # Errors
+    /// The path's directories cannot be watched.
+    pub fn rescan(&mut self) -> Result<Vec<Event>> {
+        let mut events = Vec::new();
+        self.reopen(&mut events)?;
+        Ok(events)
+    }
+
     /// Finds out where the path leads now, watches the way, and reads everything.
     fn reopen(&mut self, events: &mut Vec<Event>) -> Result<()> {
         let way = self.watch_way()?;
