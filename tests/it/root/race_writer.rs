@@ -38,7 +38,7 @@ pub fn write(plan: &Plan, board: &Board, tables: &mut dyn Tables) -> Result<Writ
         for done in &plan.period {
             match done {
                 Move::Begin(service, version) => {
-                    board.begin(*service, version + turns * plan.versions[*service])
+                    board.begin(*service, version + turns * plan.versions[*service]);
                 }
                 Move::End(service, version) => {
                     board.end(*service, version + turns * plan.versions[*service]);
