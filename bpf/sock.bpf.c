@@ -342,7 +342,7 @@ BL_STUB(bl_recvmsg6, "cgroup/recvmsg6", bl_recvmsg, true)
 BL_STUB(bl_getpeername4, "cgroup/getpeername4", bl_getpeername, false)
 BL_STUB(bl_getpeername6, "cgroup/getpeername6", bl_getpeername, true)
 
-/* A socket's rows go with it. */
+/* A socket's rows go with it. Only UDP sockets have further ones, for which the first is looked at. */
 SEC("cgroup/sock_release")
 int bl_sock_release(struct bpf_sock *ctx)
 {
@@ -351,11 +351,13 @@ int bl_sock_release(struct bpf_sock *ctx)
 
 	if (!cookie)
 		return BL_ALLOW;
-	flow = bpf_map_lookup_elem(&bl_flows, &cookie);
-	if (!flow)
-		return BL_ALLOW;
-	if (flow->more)
-		bl_more_delete(cookie);
+	if (ctx->protocol == IPPROTO_UDP) {
+		flow = bpf_map_lookup_elem(&bl_flows, &cookie);
+		if (!flow)
+			return BL_ALLOW;
+		if (flow->more)
+			bl_more_delete(cookie);
+	}
 	bpf_map_delete_elem(&bl_flows, &cookie);
 	return BL_ALLOW;
 }

@@ -65,8 +65,9 @@ impl Signals {
 
 struct Agent {
     source: AsyncFd<DirSource>,
-    reconciler: Reconciler<Datapath>,
+    /// Dropped before the data path's lock: the state file is then not the next agent's yet.
     report: Report,
+    reconciler: Reconciler<Datapath>,
     /// The zero of the planner's clock.
     epoch: Instant,
     wake: Option<Duration>,

@@ -40,6 +40,9 @@ pub fn run(args: CleanupArgs) -> Result<ExitCode> {
     for path in removed.paths.iter().chain(&state) {
         writeln!(out, "removed {}", path.display())?;
     }
+    if removed.unmounted {
+        writeln!(out, "unmounted {}", args.bpf_root.display())?;
+    }
     let Some(root) = args.cgroup_root.or_else(|| cgroup::root().ok()) else { return Ok(ExitCode::SUCCESS) };
     let others = attach::foreign(&Tree::new(&args.bpf_root), &root).unwrap_or_default();
     for other in others.iter().filter(|other| other.is_beeline()) {

@@ -40,9 +40,9 @@ const DENIED: u8 = 4;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// How answers are shown
-    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table")]
-    output: Format,
+    /// How the answer of a noun is shown; as a table, if not given
+    #[arg(short, long, global = true, value_name = "FORMAT")]
+    output: Option<Format>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -68,6 +68,13 @@ enum Command {
     Pod(pod::PodArgs),
 }
 
+impl Command {
+    /// Whether it is a noun, whose answer `-o` shapes.
+    fn answers(&self) -> bool {
+        !matches!(self, Command::Run(_) | Command::Cleanup(_) | Command::Demo(_) | Command::Pod(_))
+    }
+}
+
 /// Flags that make no sense together: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}; see --help")]
@@ -76,9 +83,13 @@ pub struct Usage(pub String);
 /// Parses the command line and runs one subcommand.
 pub fn main() -> ExitCode {
     let cli = Cli::parse_from(with_subcommand(std::env::args_os().collect()));
-    let output = Output { format: cli.output };
+    let output = Output { format: cli.output.unwrap_or_default() };
     let done = match cli.command {
-        Command::Run(args) => run::run(args, &output),
+        ref verb if cli.output.is_some() && !verb.answers() => {
+            Err(Usage("-o is for what gives an answer: status, services, explain, dump, doctor".into())
+                .into())
+        }
+        Command::Run(args) => run::run(args),
         Command::Status(args) => status::run(&args, output),
         Command::Services(args) => services::run(&args, output),
         Command::Explain(args) => explain::run(&args, output),
@@ -174,6 +185,15 @@ mod tests {
                 Cli::try_parse_from(line.split_whitespace()).unwrap_err().exit_code(),
                 i32::from(USAGE)
             );
+        }
+    }
+
+    #[test]
+    fn only_nouns_take_a_format() {
+        for (line, answers) in [("status", true), ("cleanup", false), ("run --manifests m", false)] {
+            let line = format!("beeline {line}");
+            let command = Cli::try_parse_from(line.split_whitespace()).unwrap().command;
+            assert_eq!(command.answers(), answers, "{line}");
         }
     }
 

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::Usage;
-use super::render::{Output, print};
+use super::render::print;
 use crate::agent;
 use crate::config::{Config, Flags};
 use crate::model::addr::{parse_cidr, parse_ip};
@@ -71,7 +71,7 @@ fn cidr(text: &str) -> Result<IpNet, String> {
 ///
 /// # Errors
 /// The flags make no sense together, a privilege is missing, or the kernel refuses the data path.
-pub fn run(args: Args, _: &Output) -> Result<ExitCode> {
+pub fn run(args: Args) -> Result<ExitCode> {
     log(args.verbosity, args.log_format);
     let hostname = nix::unistd::gethostname().context("read the host name")?;
     let config =

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use super::attach;
 use super::load::SOCKET;
 use super::pins::{self, LockError, RUN_DIR, Tree, TreeLock, names};
+use crate::host::mount;
 
 /// What was removed, for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct Removed {
     pub programs: Vec<String>,
     /// Folders and files that are gone.
     pub paths: Vec<PathBuf>,
+    /// The bpffs that a start had mounted.
+    pub unmounted: bool,
 }
 
 impl Removed {
@@ -25,8 +28,8 @@ impl Removed {
     }
 }
 
-/// Detaches every program of the tree, those that translate first, and removes its pins and files. Sockets that
-/// are connected stay connected.
+/// Detaches every program of the tree, those that translate first, and removes its pins and files, and the bpffs if
+/// a start of ours mounted it and nobody else uses it. Sockets that are connected stay connected.
 ///
 /// # Errors
 /// An agent holds the lock (nothing is removed then), or something cannot be removed.
@@ -48,6 +51,7 @@ pub fn remove_all(bpf_root: &Path) -> Result<Removed> {
         Err(e) => return Err(e.into()),
     }
     removed.paths.extend(remove_logs(&tree)?);
+    removed.unmounted = mount::unmount_ours(bpf_root)?;
     Ok(removed)
 }
 

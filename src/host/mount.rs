@@ -1,6 +1,7 @@
 //! Mounts: what is mounted where, and bpffs.
 
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,9 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 /// Where bpffs is expected when nobody says otherwise.
 pub const BPFFS: &str = "/sys/fs/bpf";
 
+/// The source of mounts of ours, by which they are known in /proc/mounts.
+const OURS: &str = "beeline";
+
 /// One line of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
@@ -21,6 +25,8 @@ pub struct Mount {
     pub target: PathBuf,
     /// `bpf`, `cgroup2`, `tmpfs`, …
     pub fstype: String,
+    /// What is mounted, as whoever mounted it said.
+    pub source: String,
     /// Options of the file system, separated by commas.
     pub super_options: String,
 }
@@ -44,8 +50,9 @@ fn parse_line(line: &str) -> Option<Mount> {
     let (root, target) = (front.next()?, front.next()?);
     let mut back = back.split(' ');
     let fstype = back.next()?.to_owned();
-    let super_options = back.nth(1).unwrap_or_default().to_owned();
-    Some(Mount { root: unescape(root), target: unescape(target), fstype, super_options })
+    let source = back.next().unwrap_or_default().to_owned();
+    let super_options = back.next().unwrap_or_default().to_owned();
+    Some(Mount { root: unescape(root), target: unescape(target), fstype, source, super_options })
 }
 
 /// Undoes the kernel's `\040` for blanks, tabs, newlines and backslashes.
@@ -82,7 +89,7 @@ pub fn is_bpffs(path: &Path) -> bool {
 /// CAP_SYS_ADMIN is missing, or the kernel has no bpffs.
 pub fn mount_bpffs(path: &Path) -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    nix::mount::mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0750"))
+    nix::mount::mount(Some(OURS), path, Some("bpf"), flags, Some("mode=0750"))
         .with_context(|| format!("mount a bpffs at {}", path.display()))
 }
 
@@ -98,55 +105,20 @@ pub fn unmount(path: &Path) -> Result<()> {
     }
 }
 
-/// A bpffs that is there as long as this value: mounted if it was missing, and unmounted on drop only
-/// if this value mounted it.
-#[derive(Debug)]
-pub struct BpffsGuard {
-    path: PathBuf,
-    mounted: bool,
-    made_dir: bool,
-}
-
-impl BpffsGuard {
-    /// Sees to a bpffs at `path`, and to the directory it is mounted on.
-    ///
-    /// # Errors
-    /// The directory cannot be made or the mount is refused.
-    pub fn ensure(path: &Path) -> Result<Self> {
-        let mut guard = Self { path: path.to_owned(), mounted: false, made_dir: false };
-        if is_bpffs(path) {
-            return Ok(guard);
-        }
-        if !path.is_dir() {
-            fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
-            guard.made_dir = true;
-        }
-        mount_bpffs(path)?;
-        guard.mounted = true;
-        Ok(guard)
+/// Unmounts the bpffs at `path` if [`mount_bpffs`] mounted it and nothing is in it any more; says whether it did.
+///
+/// # Errors
+/// /proc is not mounted, CAP_SYS_ADMIN is missing, or somebody has it open.
+pub fn unmount_ours(path: &Path) -> Result<bool> {
+    let top = mounts()?.into_iter().rfind(|mount| mount.target == path);
+    let is_ours = top.is_some_and(|mount| mount.fstype == "bpf" && mount.source == OURS);
+    // The kernel puts iterators of its own there (`maps.debug`); pins have no dots in their names.
+    let is_pin = |entry: io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|entry| !entry.file_name().as_encoded_bytes().contains(&b'.'))
+    };
+    if !is_ours || fs::read_dir(path).is_ok_and(|mut entries| entries.any(is_pin)) {
+        return Ok(false);
     }
-
-    /// Where the bpffs is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Leaves the mount in place for good.
-    pub fn keep(mut self) {
-        self.mounted = false;
-        self.made_dir = false;
-    }
-}
-
-impl Drop for BpffsGuard {
-    fn drop(&mut self) {
-        if self.mounted
-            && let Err(error) = unmount(&self.path)
-        {
-            tracing::warn!("{error:#}");
-        }
-        if self.made_dir {
-            fs::remove_dir(&self.path).ok();
-        }
-    }
+    umount2(path, MntFlags::empty()).with_context(|| format!("unmount {}", path.display()))?;
+    Ok(true)
 }

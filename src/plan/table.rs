@@ -293,7 +293,7 @@ pub enum Op {
     NetnsDelete(u64),
     /// The counters of a service index start at zero (the index has a new owner).
     StatsClear(ServiceId),
-    /// The settings row. BPF reads nothing of it, so it need not be atomic.
+    /// The settings row. BPF reads the word of flags alone, in one load; the texts are for people.
     Settings(Settings),
 }
 

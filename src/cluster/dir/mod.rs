@@ -16,18 +16,17 @@ mod watch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use rustc_hash::FxHashSet;
 
-use self::walk::{Walk, walk};
+use self::walk::{Step, Walk, walk};
 use self::watch::{Seen, Watched, Watches};
-use super::manifest::{Changes, FileProblem, ManifestStore, Severity, is_manifest, list};
+use super::manifest::{Changes, FileProblem, ManifestStore, is_manifest, list, read_text};
 use crate::model::event::Event;
 
 /// How often the way to the source is looked up again when it changes under our feet.
@@ -59,6 +58,8 @@ pub struct DirSource {
     links: BTreeMap<(PathBuf, OsString), BTreeSet<PathBuf>>,
     store: ManifestStore,
     unreadable: BTreeMap<Arc<str>, String>,
+    /// Files whose way cannot be watched: they are read, and changes of that way go unseen.
+    unwatched: BTreeMap<Arc<str>, String>,
     is_synced: bool,
 }
 
@@ -80,6 +81,7 @@ impl DirSource {
             links: BTreeMap::new(),
             store: ManifestStore::new(),
             unreadable: BTreeMap::new(),
+            unwatched: BTreeMap::new(),
             is_synced: false,
         })
     }
@@ -133,7 +135,7 @@ impl DirSource {
         if reopen {
             self.reopen(&mut events)?;
         } else if !dirty.is_empty() {
-            self.relink(&dirty)?;
+            self.relink(&dirty);
             dirty.iter().for_each(|file| self.read(file, &mut events));
         }
         Ok(events)
@@ -141,21 +143,16 @@ impl DirSource {
 
     /// Everything that is wrong now, by file and document.
     pub fn problems(&self) -> Vec<FileProblem> {
-        let whole = |file: &Arc<str>, message: String| FileProblem {
-            file: file.clone(),
-            document: 0,
-            line: None,
-            object: None,
-            field: String::new(),
-            message,
-            severity: Severity::Error,
-        };
         let mut problems = self.store.problems();
-        problems.extend(self.unreadable.iter().map(|(file, message)| whole(file, message.clone())));
+        let lasting = self.unreadable.iter().chain(&self.unwatched);
+        problems.extend(lasting.map(|(file, message)| FileProblem::whole(file.clone(), message.clone())));
         if self.place == Place::Missing {
             let until =
                 if self.is_synced { "Services stay as they were until it is back" } else { "waiting for it" };
-            problems.push(whole(&self.path.to_string_lossy().into(), format!("does not exist; {until}")));
+            problems.push(FileProblem::whole(
+                self.path.to_string_lossy().into(),
+                format!("does not exist; {until}"),
+            ));
         }
         problems.sort();
         problems
@@ -175,10 +172,17 @@ impl DirSource {
                 return Ok(());
             }
             Place::File => [self.path.clone()].into(),
-            Place::Dir(_) => list(&self.path)?.into_iter().collect(),
+            Place::Dir(_) => match list(&self.path) {
+                Ok(files) => files.into_iter().collect(),
+                Err(error) => {
+                    self.cannot_list(&error);
+                    return Ok(());
+                }
+            },
         };
         self.links.clear();
-        self.relink(&files)?;
+        self.unwatched.clear();
+        self.relink(&files);
         let gone = self.store.files().filter(|file| !files.contains(Path::new(&***file)));
         let gone: Vec<PathBuf> = gone.map(|file| PathBuf::from(&**file)).collect();
         self.unreadable.retain(|file, _| files.contains(Path::new(&**file)));
@@ -223,31 +227,60 @@ impl DirSource {
         Ok(way)
     }
 
+    /// The directory cannot be read: its objects stay as they are. One that went away between two looks
+    /// is missing, and its parent's watch tells when it is back.
+    fn cannot_list(&mut self, error: &anyhow::Error) {
+        if self.path.exists() {
+            self.unreadable.insert(self.path.to_string_lossy().into(), format!("cannot be read: {error:#}"));
+        } else {
+            self.place = Place::Missing;
+        }
+    }
+
     /// Watches what these files depend on besides the directory's own entries: for a file reached
-    /// through symlinks every name on the way, for a single file its own name.
-    fn relink(&mut self, files: &BTreeSet<PathBuf>) -> Result<()> {
+    /// through symlinks every name on the way, for a single file its own name. A file whose way cannot
+    /// be watched is a problem of that file alone.
+    fn relink(&mut self, files: &BTreeSet<PathBuf>) {
         self.links.retain(|_, dependents| {
             dependents.retain(|file| !files.contains(file));
             !dependents.is_empty()
         });
         for file in files {
+            let name: Arc<str> = file.to_string_lossy().into();
+            self.unwatched.remove(&name);
             let is_link = fs::symlink_metadata(file).is_ok_and(|meta| meta.is_symlink());
-            if !is_link && self.place != Place::File {
-                continue;
-            }
-            let way = walk(file);
-            let last = way.steps.len().saturating_sub(1);
-            for (at, step) in way.steps.into_iter().enumerate() {
-                if step.is_open || at == last {
-                    self.watches.add(&step.dir, Watched::Names)?;
-                    self.links.entry((step.dir, step.name)).or_default().insert(file.clone());
-                }
+            if (is_link || self.place == Place::File)
+                && let Err(error) = self.watch_file(file)
+            {
+                self.unwatched.insert(name, format!("cannot be followed: {error:#}"));
             }
         }
         let mut needed = self.way.clone();
         needed.extend(self.links.keys().map(|(dir, _)| dir.clone()));
         self.watches.keep(&needed);
-        Ok(())
+    }
+
+    /// Watches the names that lead to a file. A directory on the way may go between the look and the
+    /// watch, as with a symlink that is flipped twice: then it is looked up again.
+    fn watch_file(&mut self, file: &Path) -> Result<()> {
+        let mut watched = Ok(());
+        for _ in 0..ATTEMPTS {
+            let way = walk(file);
+            let last = way.steps.len().saturating_sub(1);
+            let steps = way.steps.iter().enumerate();
+            let open: Vec<_> = steps.filter(|(at, step)| step.is_open || *at == last).collect();
+            watched = open.iter().try_for_each(|(_, step)| self.watches.add(&step.dir, Watched::Names));
+            if watched.is_err() {
+                continue;
+            }
+            for (_, Step { dir, name, .. }) in open {
+                self.links.entry((dir.clone(), name.clone())).or_default().insert(file.to_path_buf());
+            }
+            if walk(file) == way {
+                break;
+            }
+        }
+        watched
     }
 
     /// Reads a file and, where an object moves from one file to another, the other too.
@@ -283,23 +316,6 @@ impl AsRawFd for DirSource {
     fn as_raw_fd(&self) -> RawFd {
         self.watches.as_raw_fd()
     }
-}
-
-/// The text of a file; `None` if there is none of that name.
-fn read_text(file: &Path) -> io::Result<Option<String>> {
-    // Not blocking, so that a FIFO of that name does not hang the agent.
-    let opened = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(file);
-    let mut opened = match opened {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    let meta = opened.metadata()?;
-    if !meta.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut text = String::with_capacity(usize::try_from(meta.len()).unwrap_or(0) + 1);
-    opened.read_to_string(&mut text)?;
-    Ok(Some(text))
 }
 
 /// Whether a name that has just been made already stands for content: a directory, a symlink or a

@@ -217,6 +217,37 @@ fn what_cannot_be_read_keeps_its_objects_and_is_named() {
 }
 
 #[test]
+fn a_symlink_that_leads_through_a_file_harms_nobody_else() {
+    let (mut bench, _) = Bench::new(|dir| write(dir.join("a.yaml"), "a", 1), "");
+    bench.nothing_after(|dir| symlink("a.yaml/x", dir.join("bad.yaml")).unwrap());
+    let problems = bench.source.problems();
+    assert!(problems.len() == 1 && problems[0].file.ends_with("bad.yaml"), "{problems:?}");
+    assert_eq!(bench.after(|dir| write(dir.join("a.yaml"), "a", 2)), ["+a:2"]);
+    bench.nothing_after(|dir| fs::remove_file(dir.join("bad.yaml")).unwrap());
+    assert_eq!(bench.source.problems(), []);
+}
+
+#[test]
+fn a_file_in_the_place_of_the_directory_is_waited_out() {
+    let prepare = |dir: &Path| {
+        fs::create_dir_all(dir.join("x/manifests")).unwrap();
+        write(dir.join("x/manifests/a.yaml"), "a", 1);
+    };
+    let (mut bench, _) = Bench::new(prepare, "x/manifests");
+    bench.nothing_after(|dir| {
+        fs::rename(dir.join("x"), dir.join("kept")).unwrap();
+        fs::write(dir.join("x"), "").unwrap();
+    });
+    assert!(bench.source.problems()[0].message.contains("stay as they were"));
+    let put_back = |dir: &Path| {
+        write(dir.join("kept/manifests/a.yaml"), "a", 2);
+        fs::remove_file(dir.join("x")).unwrap();
+        fs::rename(dir.join("kept"), dir.join("x")).unwrap();
+    };
+    assert_eq!(bench.after(put_back), ["+a:2"]);
+}
+
+#[test]
 fn an_object_moves_between_files_without_a_gap() {
     let (mut bench, _) = Bench::new(
         |dir| {

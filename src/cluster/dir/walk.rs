@@ -14,7 +14,8 @@ pub(super) struct Step {
     pub dir: PathBuf,
     /// The name.
     pub name: OsString,
-    /// The name is a symlink, or not there: a new entry of that name changes where the path leads.
+    /// The name is a symlink, not there, or a file where a directory should be: a new entry of that name
+    /// changes where the path leads.
     pub is_open: bool,
 }
 
@@ -58,7 +59,11 @@ pub(super) fn walk(path: &Path) -> Walk {
                 rest.extend(names(&target));
             }
             _ => {
-                steps.push(step);
+                match steps.last_mut() {
+                    // A file where a directory should be: it is that name that must change.
+                    Some(file) if !at.is_dir() => file.is_open = true,
+                    _ => steps.push(step),
+                }
                 return Walk { steps, end: None };
             }
         }
@@ -122,5 +127,14 @@ mod tests {
         symlink("b", base.join("a")).unwrap();
         symlink("a", base.join("b")).unwrap();
         assert_eq!(walk(&base.join("a")).end, None);
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_a_directory_is_where_the_walk_ends() {
+        let temp = tempfile::tempdir().unwrap();
+        let base = temp.path().canonicalize().unwrap();
+        fs::write(base.join("file"), "").unwrap();
+        let through = walk(&base.join("file/a/b"));
+        assert_eq!((through.end.as_ref(), shown(&through, &base)), (None, vec![("file".into(), true)]));
     }
 }

@@ -16,7 +16,7 @@ mod store;
 mod tests;
 mod text;
 
-pub use load::{is_manifest, list, load};
+pub use load::{is_manifest, list, load, read_text};
 pub use object::{Key, Kind};
 pub use problem::{FileProblem, Severity};
 pub use store::{Changes, ManifestStore};

@@ -37,6 +37,12 @@ pub struct FileProblem {
 }
 
 impl FileProblem {
+    /// An error of a file as a whole.
+    pub fn whole(file: Arc<str>, message: String) -> FileProblem {
+        let (field, severity) = (String::new(), Severity::Error);
+        FileProblem { file, document: 0, line: None, object: None, field, message, severity }
+    }
+
     /// Where it is, like `web.yaml: document 2 (line 9): Service default/web: spec.ports[0].port`.
     pub fn place(&self) -> String {
         let mut place = self.file.to_string();

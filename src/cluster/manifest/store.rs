@@ -128,7 +128,7 @@ impl ManifestStore {
 
     /// Everything that is wrong now, by file and document.
     pub fn problems(&self) -> Vec<FileProblem> {
-        let files = self.files.iter();
+        let files = self.troubled.iter().filter_map(|path| self.files.get_key_value(path));
         let mut problems: Vec<_> =
             files.flat_map(|(path, documents)| file_problems(path, documents)).collect();
         problems.extend(

@@ -159,3 +159,25 @@ fn tables_grow_for_what_comes_later() {
     assert!(Reader::open(&rig.bpf_root()).unwrap().limits().services > before.services * 2);
     until("nothing is pending", || read_state(&rig.bpf_root()).is_some_and(|state| state.pending.is_empty()));
 }
+
+/// `$0` is beeline, `$1` the cgroup, `$2` a directory: an agent where no bpffs is mounted, then cleanup twice.
+const WITHOUT_BPFFS: &str = r#"
+    while umount -l /sys/fs/bpf 2>/dev/null; do :; done
+    "$0" run --node-name n --manifests "$2" --cgroup-root "$1" >"$2/out" & agent=$!
+    until grep -q ready "$2/out" || ! kill -0 $agent; do sleep 0.05; done
+    kill $agent; wait $agent
+    grep -q ' /sys/fs/bpf bpf' /proc/self/mounts || exit 10
+    "$0" cleanup --cgroup-root "$1" && "$0" cleanup --cgroup-root "$1" || exit 11
+    ! grep ' /sys/fs/bpf bpf' /proc/self/mounts
+"#;
+
+#[test]
+fn a_bpffs_that_the_agent_mounted_goes_with_cleanup() {
+    let (rig, dir) = (Rig::new(), tempfile::tempdir().expect("a directory"));
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", WITHOUT_BPFFS, env!("CARGO_BIN_EXE_beeline")]);
+    let output = command.args([&rig.cgroup, dir.path()]).output().expect("unshare is there");
+    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{said}{error}");
+    assert!(said.contains("unmounted /sys/fs/bpf") && said.contains("nothing of Beeline"), "{said}");
+}

@@ -59,7 +59,12 @@ pub(super) fn is_asked() -> bool {
 pub(super) fn run() {
     let file = std::path::PathBuf::from(std::env::var_os(ASKED).expect("asked"));
     let cells: Vec<Cell> = serde_json::from_slice(&fs::read(&file).expect("the cells")).expect("JSON");
-    let outcomes: Vec<Outcome> = cells.iter().map(outcome).collect();
+    // Those of io_uring come last: where a ring goes, 5.10 interrupts what the thread does next.
+    let (rings, others): (Vec<_>, Vec<_>) = (0..cells.len()).partition(|at| cells[*at].call == Call::IoUring);
+    let mut outcomes = vec![Outcome::default(); cells.len()];
+    for at in others.into_iter().chain(rings) {
+        outcomes[at] = outcome(&cells[at]);
+    }
     let outcomes = serde_json::to_vec(&outcomes).expect("outcomes are JSON");
     fs::write(file.with_extension("out"), outcomes).expect("the directory is the test's");
 }
@@ -239,13 +244,14 @@ fn receive(cell: &Cell, fd: &OwnedFd, count: usize, out: &mut Outcome) -> Step<(
             Call::Recvmmsg => by_recvmmsg(fd),
             Call::Peek => {
                 let (data, from) = by_recvmsg(fd, MsgFlags::MSG_PEEK).at("recvmsg, MSG_PEEK")?;
-                saw(fd, &data, from, out);
+                saw(fd, &data, from.filter(|_| cell.socket != Socket::Tcp), out);
                 by_recvmsg(fd, MsgFlags::empty())
             }
             _ => by_recvmsg(fd, MsgFlags::empty()),
         }
         .at("receive")?;
-        saw(fd, &data, from, out);
+        // TCP gives none, and then what nix makes of an address is not to be looked at.
+        saw(fd, &data, from.filter(|_| cell.socket != Socket::Tcp), out);
     }
     Ok(())
 }

@@ -64,7 +64,10 @@ impl Ring {
         let mut result = None;
         for _ in 0..2 {
             while self.0.completion().is_empty() {
-                self.0.submit_and_wait(1).map_err(errno)?;
+                match self.0.submit_and_wait(1).map_err(errno) {
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(errno) => return Err(errno),
+                }
             }
             let done = self.0.completion().next().expect("it is not empty");
             if done.user_data() == WANTED {

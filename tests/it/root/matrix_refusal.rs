@@ -11,7 +11,7 @@ use beeline::sandbox::proto::{ConnectCall, Dial, DialReport, Exchange, Open, Rec
 use super::matrix::{Call, Cell, Form, Socket};
 use super::matrix_client;
 use super::matrix_raw::Ring;
-use super::matrix_stage::{End, Stage, Svc, TARGET, ask, dial, kernel_peers, who};
+use super::matrix_stage::{End, Stage, Svc, TARGET, ask, kernel_peers, who};
 
 const CALLS: [ConnectCall; 4] = [
     ConnectCall::Blocking,
@@ -20,42 +20,50 @@ const CALLS: [ConnectCall; 4] = [
     ConnectCall::FastOpenConnect,
 ];
 
-/// What a connection that failed is known by.
-fn failure(report: &DialReport) -> (Option<&str>, Option<Step>) {
-    (report.errno.as_deref(), report.failed)
+/// To IPv4, IPv6 and v4-mapped by every call.
+fn every_way(to: [SocketAddr; 2]) -> Vec<Dial> {
+    let forms = [Dial::tcp(to[0]), Dial::tcp(to[1]), Dial::tcp(to[0]).mapped()];
+    CALLS.into_iter().flat_map(|call| forms.clone().map(|form| form.by(call))).collect()
 }
 
-/// Dials v4, v6 and v4-mapped by every call; answers how many connections were tried.
-fn every_dial(client: &Pod, to: [SocketAddr; 2], mut judge: impl FnMut(&Dial, &DialReport)) -> u64 {
-    let mut count = 0;
-    for call in CALLS {
-        for what in [Dial::tcp(to[0]), Dial::tcp(to[1]), Dial::tcp(to[0]).mapped()] {
-            let what = what.by(call);
-            judge(&what, &dial(client, what.clone()));
-            count += 1;
-        }
+/// Dials all at the same time: what is left alone may wait until its time is up.
+fn dial_all(client: &Pod, to: [SocketAddr; 2]) -> Vec<(Dial, DialReport)> {
+    let begin = |what: Dial| {
+        let pending = client.begin(Dial { timeout_ms: 3000, ..what.clone() }).expect("the pod is there");
+        (what, pending)
+    };
+    let all: Vec<_> = every_way(to).into_iter().map(begin).collect();
+    all.into_iter().map(|(what, pending)| (what, pending.wait().expect("the pod answers"))).collect()
+}
+
+/// What the network answers where nothing has the address, if it answers in time.
+const NOBODY: &[&str] = &["ENETUNREACH", "ETIMEDOUT"];
+/// What a host answers for a port at which nobody listens.
+const NO_LISTENER: &[&str] = &["ECONNREFUSED"];
+
+/// Every call is refused at once; where the kernel has no `bpf_set_retval` it is left alone. Answers how
+/// many connections were tried.
+fn every_dial_is_refused(client: &Pod, to: [SocketAddr; 2]) -> u64 {
+    if !has_set_retval() {
+        return every_dial_is_left_alone(client, to, NOBODY);
     }
-    count
+    let all = dial_all(client, to);
+    for (what, report) in &all {
+        let failure = (report.errno.as_deref(), report.failed);
+        assert_eq!(failure, (Some("ECONNREFUSED"), Some(Step::Connect)), "{what:?}: {report:?}");
+        assert!(report.elapsed_us < 1_000_000, "at once: {report:?}");
+    }
+    all.len() as u64
 }
 
-/// Every call is refused at once; where the kernel has no `bpf_set_retval` it goes as where Beeline is not.
-fn every_dial_is_refused(client: &Pod, plain: &Pod, to: [SocketAddr; 2]) -> u64 {
-    every_dial(client, to, |what, report| {
-        if has_set_retval() {
-            assert_eq!(failure(report), (Some("ECONNREFUSED"), Some(Step::Connect)), "{what:?}: {report:?}");
-            assert!(report.elapsed_us < 1_000_000, "at once: {report:?}");
-        } else {
-            assert_eq!(failure(report), failure(&dial(plain, what.clone())), "{what:?} is left alone");
-        }
-    })
-}
-
-/// Every call goes as where Beeline is not.
-fn every_dial_is_left_alone(client: &Pod, plain: &Pod, to: [SocketAddr; 2]) -> u64 {
-    every_dial(client, to, |what, report| {
-        assert_eq!(failure(report), failure(&dial(plain, what.clone())), "{what:?}: {report:?}");
-        assert!(report.errno.is_some(), "nobody is there: {report:?}");
-    })
+/// Every call gets the network's own answer. Answers how many connections were tried.
+fn every_dial_is_left_alone(client: &Pod, to: [SocketAddr; 2], answers: &[&str]) -> u64 {
+    let all = dial_all(client, to);
+    for (what, report) in &all {
+        let errno = report.errno.as_deref().unwrap_or("no error");
+        assert!(answers.contains(&errno), "{what:?}: {report:?}, not one of {answers:?}");
+    }
+    all.len() as u64
 }
 
 /// A UDP `connect` succeeds, and the kernel holds the very address that was dialled; answers how many
@@ -84,20 +92,19 @@ fn by_io_uring(client: &Pod, stage: &Stage, to: [SocketAddr; 2]) -> Vec<Option<S
 fn a_service_without_endpoints_refuses_tcp_at_once_and_leaves_udp_alone() {
     // DEC-1, REJ-1, SOCK-11, SOCK-12
     let stage = Stage::build("no-endpoints");
-    let plain = stage.n1.add_plain_pod("plain").expect("a pod");
     let host = stage.n1.add_host_process("host").expect("a host process");
     let mut empty = Svc::new("empty", 30, &[]);
     stage.publish(&[&empty]);
-    let mut refused = every_dial_is_refused(&stage.client, &plain, empty.at(80));
-    refused += every_dial_is_refused(&host, &plain, empty.at(80));
+    let mut refused = every_dial_is_refused(&stage.client, empty.at(80));
+    refused += every_dial_is_refused(&host, empty.at(80));
     assert_eq!(stage.counts(&empty, Protocol::Tcp), [0, refused, 0], "each is counted once");
 
     if Ring::new().is_ok() {
-        let expected = match has_set_retval() {
-            true => vec![Some("IORING_OP_CONNECT: ECONNREFUSED".to_owned()); 3],
-            false => by_io_uring(&plain, &stage, empty.at(80)),
-        };
-        assert_eq!(by_io_uring(&stage.client, &stage, empty.at(80)), expected);
+        for failed in by_io_uring(&stage.client, &stage, empty.at(80)) {
+            let is_refused = failed.as_deref() == Some("IORING_OP_CONNECT: ECONNREFUSED");
+            // What else the kernel says depends on when its second try comes (5.10).
+            assert!(failed.is_some() && is_refused == has_set_retval(), "{failed:?}");
+        }
         assert_eq!(stage.counts(&empty, Protocol::Tcp), [0, refused + 3, 0], "each is counted once");
     }
 
@@ -125,8 +132,8 @@ fn a_cluster_ip_refuses_ports_and_protocols_that_no_service_defines() {
     let udp = Svc { ports: vec![(Protocol::Udp, 53)], ..Svc::new("udp", 41, &[1]) };
     stage.publish(&[&tcp, &udp]);
     for client in [&stage.client, &host] {
-        every_dial_is_refused(client, &plain, tcp.at(81));
-        every_dial_is_refused(client, &plain, udp.at(53));
+        every_dial_is_refused(client, tcp.at(81));
+        every_dial_is_refused(client, udp.at(53));
     }
     udp_is_left_alone(&stage.client, tcp.at(80));
     udp_is_left_alone(&stage.client, udp.at(54));
@@ -142,13 +149,12 @@ fn a_cluster_ip_refuses_ports_and_protocols_that_no_service_defines() {
 #[test]
 fn an_address_that_is_no_service_is_left_alone() {
     let stage = Stage::build("no-service");
-    let plain = stage.n1.add_plain_pod("plain").expect("a pod");
     let web = Svc::new("web", 10, &[0]);
     stage.publish(&[&web]);
     // In the range of the Services, and the port of a pod at which nobody listens.
     let nobody = Svc::new("nobody", 99, &[]);
-    every_dial_is_left_alone(&stage.client, &plain, nobody.at(80));
-    every_dial_is_left_alone(&stage.client, &plain, stage.web[0].at(TARGET + 1));
+    every_dial_is_left_alone(&stage.client, nobody.at(80), NOBODY);
+    every_dial_is_left_alone(&stage.client, stage.web[0].at(TARGET + 1), NO_LISTENER);
     udp_is_left_alone(&stage.client, nobody.at(80));
     udp_is_left_alone(&stage.client, stage.web[0].at(TARGET));
     assert_eq!(stage.reader().flows().expect("flows can be read"), [], "no row for what was left alone");
@@ -158,10 +164,9 @@ fn an_address_that_is_no_service_is_left_alone() {
 fn a_local_policy_without_a_local_endpoint_does_not_refuse() {
     // REJ-2, SOCK-13, POL-1
     let stage = Stage::build("local");
-    let plain = stage.n1.add_plain_pod("plain").expect("a pod");
     let mut local = Svc { local: true, ..Svc::new("local", 50, &[2]) };
     stage.publish(&[&local]);
-    let dropped = every_dial_is_left_alone(&stage.client, &plain, local.at(80));
+    let dropped = every_dial_is_left_alone(&stage.client, local.at(80), NOBODY);
     assert_eq!(stage.counts(&local, Protocol::Tcp), [0, 0, dropped], "each is counted once");
     let dropped = udp_is_left_alone(&stage.client, local.at(80));
     assert_eq!(stage.counts(&local, Protocol::Udp), [0, 0, dropped]);
