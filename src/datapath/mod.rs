@@ -201,6 +201,14 @@ impl Tables for Datapath {
         self.tables.quiesce()
     }
 
+    fn begin_quiesce(&mut self) -> bool {
+        self.tables.begin_quiesce()
+    }
+
+    fn ended(&mut self) -> Option<Result<(), TableError>> {
+        self.tables.ended()
+    }
+
     fn limits(&self) -> Limits {
         self.tables.limits()
     }

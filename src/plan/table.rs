@@ -396,6 +396,17 @@ pub trait Tables {
     /// The kernel did not wait; ids then stay in quarantine.
     fn quiesce(&mut self) -> Result<(), TableError>;
 
+    /// Begins a grace period that goes on aside, for callers that have other things to do; then
+    /// [`Tables::ended`] tells of its end. `false`: there is only [`Tables::quiesce`].
+    fn begin_quiesce(&mut self) -> bool {
+        false
+    }
+
+    /// Whether the grace period that was begun aside has ended: `None` while it goes on.
+    fn ended(&mut self) -> Option<Result<(), TableError>> {
+        None
+    }
+
     /// The sizes of the maps.
     fn limits(&self) -> Limits;
 }

@@ -10,6 +10,7 @@
 mod book;
 mod book_cost;
 mod book_failures;
+mod book_grace;
 mod book_ids;
 mod book_model;
 mod house;

@@ -247,10 +247,15 @@ impl Tables for PinnedTables {
 
     fn quiesce(&mut self) -> Result<(), TableError> {
         let Some(grace) = &mut self.grace else { return Ok(()) };
-        grace.wait().map_err(|e| TableError::Kernel {
-            map: Map::Services,
-            message: format!("no proven grace period, so nothing is re-used: update of bl_grace: {e}"),
-        })
+        grace.wait().map_err(|e| unproven(&e))
+    }
+
+    fn begin_quiesce(&mut self) -> bool {
+        self.grace.as_mut().is_some_and(Grace::begin)
+    }
+
+    fn ended(&mut self) -> Option<Result<(), TableError>> {
+        Some(self.grace.as_mut()?.ended()?.map_err(|e| unproven(&e)))
     }
 
     fn limits(&self) -> Limits {
@@ -262,6 +267,12 @@ impl Tables for PinnedTables {
             names: self.names.max_entries(),
         }
     }
+}
+
+/// A grace period that the kernel did not wait for.
+fn unproven(error: &io::Error) -> TableError {
+    let message = format!("no proven grace period, so nothing is re-used: update of bl_grace: {error}");
+    TableError::Kernel { map: Map::Services, message }
 }
 
 /// A refusal of the kernel; a full map (`E2BIG`, for LPM `ENOSPC`) is one that callers branch on.

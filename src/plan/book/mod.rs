@@ -32,7 +32,7 @@ use self::port::Port;
 use self::settle::{Cause, Pending};
 use self::texts::Texts;
 use super::compile::PortRows;
-use super::ids::{Epochs, IdPool, RangePool};
+use super::ids::{Epoch, Epochs, IdPool, RangePool};
 use super::table::{BackendId, Limits, NetnsClass, Prefix, Settings, TableError, Tables};
 use crate::model::names::ServicePortName;
 
@@ -94,6 +94,8 @@ pub struct Book {
     grace_wanted: Option<Duration>,
     /// Why the last grace period failed, and how often in a row.
     grace_failed: Option<(TableError, u32)>,
+    /// One goes on aside.
+    grace_running: Option<Epoch>,
 }
 
 impl Book {
@@ -116,6 +118,7 @@ impl Book {
             node: NodeBook::default(),
             grace_wanted: None,
             grace_failed: None,
+            grace_running: None,
         }
     }
 
@@ -145,9 +148,7 @@ impl Book {
         let mut out = Outcome::default();
         if self.started {
             self.release(now);
-            if self.grace_due().is_some_and(|due| due <= now) {
-                self.quiesce(tables, now, &mut out);
-            }
+            self.grace(tables, now, &mut out);
             self.retry(tables, now, &mut out);
             self.write_node(tables, now, &mut out);
         }

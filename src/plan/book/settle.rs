@@ -7,10 +7,13 @@ use super::port::Bits;
 use super::{Book, Outcome, Settled, describe};
 use crate::model::names::ServicePortName;
 use crate::plan::compile::PortRows;
+use crate::plan::ids::Epoch;
 use crate::plan::table::{BackendId, Limits, Policy, TableError, Tables, TextId};
 
 /// How long after something began to wait a grace period is asked for: many share one.
 const GRACE_BATCH: Duration = Duration::from_millis(50);
+/// One that goes on aside is looked after this often; most take 8 to 16 ms.
+const GRACE_LOOK: Duration = Duration::from_millis(4);
 /// The first and the longest pause before a refused write is tried again.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
 
@@ -70,6 +73,10 @@ impl Book {
     /// tried again at the next call.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
+        // The tables are others: the end of a grace period begun on the old ones is never told.
+        if self.grace_running.take().is_some() {
+            self.grace_wanted = Some(Duration::ZERO);
+        }
         self.services.set_limit(limits.services);
         self.backends.set_limit(limits.backends);
         self.slots.set_limit(limits.slots);
@@ -168,10 +175,42 @@ impl Book {
         self.pass(wants, tables, now, out);
     }
 
+    /// Begins a grace period when one is due, and takes in the end of one that was begun. The tables
+    /// may let it go on aside, so that nothing else waits for it.
+    pub(super) fn grace(&mut self, tables: &mut dyn Tables, now: Duration, out: &mut Outcome) {
+        if let Some(period) = self.grace_running {
+            if let Some(ended) = tables.ended() {
+                self.grace_running = None;
+                self.end_grace(period, ended, now, out);
+            }
+        } else if self.grace_due().is_some_and(|due| due <= now) {
+            // What is unlinked from here on waits for the next one.
+            let period = self.epochs.begin();
+            if tables.begin_quiesce() {
+                self.grace_running = Some(period);
+            } else {
+                let ended = tables.quiesce();
+                self.end_grace(period, ended, now, out);
+            }
+        }
+    }
+
     /// Waits for readers. `false` if the kernel did not; what rests goes on resting.
     pub(super) fn quiesce(&mut self, tables: &mut dyn Tables, now: Duration, out: &mut Outcome) -> bool {
         let period = self.epochs.begin();
-        if let Err(error) = tables.quiesce() {
+        let ended = tables.quiesce();
+        self.end_grace(period, ended, now, out)
+    }
+
+    /// Hands out again what rested until the end of a grace period, unless the kernel refused it.
+    fn end_grace(
+        &mut self,
+        period: Epoch,
+        ended: Result<(), TableError>,
+        now: Duration,
+        out: &mut Outcome,
+    ) -> bool {
+        if let Err(error) = ended {
             let tries = self.grace_failed.take().map_or(0, |(_, tries)| tries + 1);
             out.failed.push(("the wait for readers".to_owned(), error.clone()));
             self.grace_failed = Some((error, tries));
@@ -218,8 +257,11 @@ impl Book {
         }
         let retry = self.pending.values().filter(|pending| !pending.waits()).map(|pending| pending.due).min();
         let node = self.node.due();
-        let wake =
-            if self.started { [self.grace_due(), retry, node].into_iter().flatten().min() } else { None };
+        let grace = match self.grace_running {
+            Some(_) => Some(now + GRACE_LOOK),
+            None => self.grace_due(),
+        };
+        let wake = if self.started { [grace, retry, node].into_iter().flatten().min() } else { None };
         Settled { written: out.written, failed: out.failed, grow: self.growth(), wake }
     }
 }
