@@ -1,10 +1,8 @@
 //! The life of the pins: adoption, growth, locks, repair, cleanup.
 
 use std::fs;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use beeline::datapath::maps::{OpenError, Reader};
@@ -13,7 +11,7 @@ use beeline::datapath::{Datapath, Options, SMALLEST, attach, feature, kernel, lo
 use beeline::plan::table::*;
 
 use super::datapath::{STATE, VIP, every_op, service};
-use super::datapath_rig::{Dialler, Grower, Rig, Server, learn_in};
+use super::datapath_rig::{Dialler, Exclusive, Grower, Rig, Server, bpftool, learn_in};
 
 fn tables_dir(rig: &Rig, side: Side) -> std::path::PathBuf {
     Tree::new(&rig.bpf_root()).dir(load::group_of("bl_frontends").unwrap(), side)
@@ -270,32 +268,6 @@ fn cleanup_leaves_nothing_and_then_finds_nothing() {
     assert!(remove::remove_all(&rig.bpf_root()).unwrap().is_empty());
 }
 
-/// A program at a hook of a cgroup, attached the way that allows no other.
-struct Exclusive {
-    cgroup: String,
-    hook: &'static str,
-    object: String,
-}
-
-impl Exclusive {
-    /// Any program will do: it is one of the data path's own, `bl_HOOK`.
-    fn attach(datapath: &Datapath, bpf_root: &Path, cgroup: &Path, hook: &'static str) -> Exclusive {
-        let named = |program: &&load::Program| program.name.strip_prefix("bl_") == Some(hook);
-        let program = datapath.programs().iter().find(named).unwrap();
-        let facts = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.fd.as_raw_fd())).unwrap();
-        let id = facts.lines().find_map(|line| Some(line.strip_prefix("prog_id:")?.trim())).unwrap();
-        let object = bpf_root.join("foreign").display().to_string();
-        bpftool(&["prog", "pin", "id", id, &object]);
-        let cgroup = cgroup.display().to_string();
-        bpftool(&["cgroup", "attach", &cgroup, hook, "pinned", &object]);
-        Exclusive { cgroup, hook, object }
-    }
-
-    fn detach(self) {
-        bpftool(&["cgroup", "detach", &self.cgroup, self.hook, "pinned", &self.object]);
-    }
-}
-
 /// Every program at a cgroup, by hook and id.
 fn attached(rig: &Rig, cgroup: &Path) -> Vec<attach::Foreign> {
     attach::foreign(&Tree::new(&rig.bpf_root().join("elsewhere")), cgroup).unwrap()
@@ -392,11 +364,6 @@ fn a_move_to_another_cgroup_that_one_hook_refuses_leaves_the_first_one_served() 
     assert!(moved.is_published());
     assert_eq!((attached(&rig, &rig.cgroup).len(), attached(&rig, &other.cgroup).len()), (0, 9));
     assert_eq!(rig.pins(), before.2);
-}
-
-fn bpftool(args: &[&str]) {
-    let done = Command::new("bpftool").args(args).output().expect("bpftool is installed");
-    assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
 #[test]
