@@ -69,60 +69,116 @@ pub struct Attachment {
 
 /// Attaches the programs of a unit, in its order, or has the pinned links take them.
 ///
-/// Either all are attached or, if one fails, none that was not before: half of a translation is worse than none.
+/// Either all are attached or, if one fails, every link is again what it was: half of a translation is worse
+/// than none, and links that read different tables are worse than old ones.
 ///
 /// # Errors
-/// Names the program and the cgroup, and for a foreign program in the way its id and name.
+/// Names the program and the cgroup, and for a foreign program in the way its id and name. What could not be
+/// taken back after that is named as well.
 pub fn attach(tree: &Tree, cgroup: &Cgroup, programs: &[Program]) -> Result<()> {
     make_dir(&tree.links())?;
-    let mut made: Vec<PathBuf> = Vec::new();
+    let mut steps = Vec::new();
     for program in programs {
-        let pin = tree.links().join(program.name);
-        let new = take_over(&pin, cgroup, program.fd.as_fd())
-            .and_then(|taken| if taken { Ok(false) } else { create(&pin, cgroup, program).map(|()| true) });
-        match new {
-            Ok(true) => made.push(pin),
-            Ok(false) => {}
+        match attach_one(&tree.links().join(program.name), cgroup, program) {
+            Ok(step) => steps.push(step),
             Err(e) => {
-                for pin in made.iter().rev() {
-                    let _ = detach(pin);
-                }
-                return Err(e);
+                let failed = steps.into_iter().rev().filter_map(|step| step.undo().err());
+                return Err(failed.fold(e, |e, undo| e.context(format!("not taken back: {undo:#}"))));
             }
         }
     }
+    // The programs that translate go first, as always.
+    steps.into_iter().rev().for_each(Step::keep);
     Ok(())
 }
 
-/// Has a pinned link take a program. `false` if there is no link, or one that leads nowhere or elsewhere.
-fn take_over(pin: &Path, cgroup: &Cgroup, program: BorrowedFd<'_>) -> Result<bool> {
-    let link = match sys::get(pin) {
-        Ok(link) => link,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(e).with_context(|| format!("open the link {}", pin.display())),
-    };
-    let facts = sys::link_facts(link.as_fd()).with_context(|| format!("the link {}", pin.display()))?;
-    if facts.cgroup_id != cgroup.id {
-        fs::remove_file(pin)
-            .with_context(|| format!("remove the link {}, whose cgroup is another", pin.display()))?;
-        return Ok(false);
-    }
-    match sys::link_update(link.as_fd(), program) {
-        Ok(()) => Ok(true),
-        // The link was detached by force (`bpftool link detach`), or its cgroup is gone.
-        Err(e) if e.raw_os_error() == Some(libc::ENOLINK) => {
-            fs::remove_file(pin).with_context(|| format!("remove the dead link {}", pin.display()))?;
-            Ok(false)
+/// What was done about one program, and what it takes to undo it.
+struct Step {
+    pin: PathBuf,
+    link: OwnedFd,
+    before: Before,
+}
+
+/// What was at a pin before.
+enum Before {
+    /// The same link, with this program.
+    Program(OwnedFd),
+    /// Another link. While it is held it serves its cgroup, if it has one.
+    Link(OwnedFd),
+    Nothing,
+}
+
+impl Step {
+    /// Makes it final: a link that was replaced serves no more.
+    fn keep(self) {
+        if let Before::Link(old) = self.before {
+            // One that leads nowhere has nothing to detach; any other goes with its last descriptor.
+            let _ = sys::link_detach(old.as_fd());
         }
-        Err(e) => Err(e).with_context(|| format!("put the new program into the link {}", pin.display())),
+    }
+
+    /// Puts back what was there.
+    fn undo(self) -> Result<()> {
+        let Step { pin, link, before } = self;
+        match before {
+            Before::Program(old) => sys::link_update(link.as_fd(), old.as_fd())
+                .with_context(|| format!("put the old program back into the link {}", pin.display())),
+            Before::Link(old) => {
+                let _ = sys::link_detach(link.as_fd());
+                put(old.as_fd(), &pin)
+            }
+            Before::Nothing => detach(&pin),
+        }
     }
 }
 
-fn create(pin: &Path, cgroup: &Cgroup, program: &Program) -> Result<()> {
+/// Has the pinned link take the program, or makes a new link if there is none, or one that leads nowhere or
+/// elsewhere.
+fn attach_one(pin: &Path, cgroup: &Cgroup, program: &Program) -> Result<Step> {
+    let before = match sys::get(pin) {
+        Ok(link) => match take_over(&link, cgroup, program.fd.as_fd()) {
+            Ok(Some(old)) => return Ok(Step { pin: pin.to_owned(), link, before: Before::Program(old) }),
+            Ok(None) => Before::Link(link),
+            Err(e) => return Err(e).with_context(|| format!("the link {}", pin.display())),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Before::Nothing,
+        Err(e) => return Err(e).with_context(|| format!("open the link {}", pin.display())),
+    };
     let link = cgroup.link(program)?;
-    sys::pin(link.as_fd(), pin)
-        .with_context(|| format!("pin the link of {} at {}", program.name, pin.display()))?;
-    load::restrict(pin)
+    put(link.as_fd(), pin)?;
+    Ok(Step { pin: pin.to_owned(), link, before })
+}
+
+/// Has a link take a program and returns the one it had; `None` if the link is not one of this cgroup.
+fn take_over(link: &OwnedFd, cgroup: &Cgroup, program: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    let facts = sys::link_facts(link.as_fd())?;
+    if facts.cgroup_id != cgroup.id {
+        return Ok(None);
+    }
+    let old = sys::prog_by_id(facts.prog_id).with_context(|| format!("open program {}", facts.prog_id))?;
+    match sys::link_update(link.as_fd(), program) {
+        Ok(()) => Ok(Some(old)),
+        // The link was detached by force (`bpftool link detach`), or its cgroup is gone.
+        Err(e) if e.raw_os_error() == Some(libc::ENOLINK) => Ok(None),
+        Err(e) => Err(e).context("put the new program into it"),
+    }
+}
+
+/// Pins a link, in the place of another one if there is one.
+///
+/// A kill may leave the pin aside: [`remove_unknown`] detaches it.
+fn put(link: BorrowedFd<'_>, pin: &Path) -> Result<()> {
+    let aside = PathBuf::from(format!("{}-new", pin.display()));
+    if aside.exists() {
+        detach(&aside)?;
+    }
+    sys::pin(link, &aside).with_context(|| format!("pin a link at {}", aside.display()))?;
+    let renamed = load::restrict(&aside).and_then(|()| {
+        fs::rename(&aside, pin).with_context(|| format!("put {} in its place", aside.display()))
+    });
+    renamed.inspect_err(|_| {
+        let _ = fs::remove_file(&aside);
+    })
 }
 
 /// A program of somebody else where one of ours belongs.
@@ -241,7 +297,7 @@ fn inspect_one(tree: &Tree, name: &str, cgroup: Option<&Cgroup>) -> Attachment {
     }
 }
 
-/// Removes pinned links of programs that this version does not have.
+/// Removes pinned links of programs that this version does not have, and those that a kill left aside.
 pub(crate) fn remove_unknown(tree: &Tree, units: &[Unit]) -> Result<()> {
     let known = |name: &str| units.iter().any(|unit| unit.programs.contains(&name));
     for name in names(&tree.links()).iter().filter(|name| !known(name)) {

@@ -60,8 +60,8 @@ impl Datapath {
         let loaded = load::load(&SOCKET, &places, self.options.knobs, &self.tree.log(SOCKET.name))?;
         let tables = PinnedTables::new(&loaded.maps, self.options.quiesce)?;
         let counted = self.copy_rows(&loaded)?;
-        if self.sides[0] == Side::Place {
-            self.flip(&loaded)?;
+        if self.live || self.sides[0] == Side::Place {
+            attach::attach(&self.tree, &self.cgroup, &loaded.programs)?;
         }
         Ok(Filled { loaded, tables, counted })
     }
@@ -121,13 +121,6 @@ impl Datapath {
             copied.with_context(|| format!("copy {name}"))?;
         }
         Ok(counted)
-    }
-
-    /// Has the links take the new programs; if one refuses, all go back.
-    fn flip(&self, loaded: &Loaded) -> Result<()> {
-        attach::attach(&self.tree, &self.cgroup, &loaded.programs).inspect_err(|_| {
-            let _ = attach::attach(&self.tree, &self.cgroup, &self.programs);
-        })
     }
 
     fn settle_grown(&mut self) -> Result<()> {

@@ -79,6 +79,8 @@ pub struct Datapath {
     maps: Vec<(&'static str, MapHandle)>,
     tables: PinnedTables,
     fresh: bool,
+    /// The links have taken the programs: their tables stay, wherever they lie.
+    live: bool,
 }
 
 /// Where each group lies now, in the order of [`GROUPS`].
@@ -120,6 +122,7 @@ impl Datapath {
             maps,
             tables,
             fresh,
+            live: false,
         })
     }
 
@@ -133,9 +136,11 @@ impl Datapath {
     /// Publishing twice repairs attachments that went away.
     ///
     /// # Errors
-    /// A program could not be attached; what was live stays live.
+    /// A program could not be attached; then every link is again what it was, and what was live stays live.
+    /// Or a folder could not be put in place: its tables are live, and a start puts it there.
     pub fn publish(&mut self) -> Result<()> {
         attach::attach(&self.tree, &self.cgroup, &self.programs)?;
+        self.live = true;
         for (group, side) in GROUPS.iter().zip(&mut self.sides) {
             pins::settle(&self.tree, group, *side)?;
             *side = Side::Place;
@@ -183,7 +188,9 @@ impl Datapath {
 impl Drop for Datapath {
     /// What was never published goes; a kill leaves it to the next start.
     fn drop(&mut self) {
-        discard(&self.tree, &self.sides);
+        if !self.live {
+            discard(&self.tree, &self.sides);
+        }
     }
 }
 

@@ -1,9 +1,8 @@
 //! The life of the pins: adoption, growth, locks, repair, cleanup.
 
 use std::fs;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use beeline::datapath::maps::{OpenError, Reader};
@@ -12,7 +11,7 @@ use beeline::datapath::{Datapath, Options, SMALLEST, attach, feature, kernel, lo
 use beeline::plan::table::*;
 
 use super::datapath::{STATE, VIP, every_op, service};
-use super::datapath_rig::{Dialler, Grower, Rig, Server, learn_in};
+use super::datapath_rig::{Dialler, Exclusive, Grower, Rig, Server, bpftool, learn_in};
 
 fn tables_dir(rig: &Rig, side: Side) -> std::path::PathBuf {
     Tree::new(&rig.bpf_root()).dir(load::group_of("bl_frontends").unwrap(), side)
@@ -269,46 +268,102 @@ fn cleanup_leaves_nothing_and_then_finds_nothing() {
     assert!(remove::remove_all(&rig.bpf_root()).unwrap().is_empty());
 }
 
+/// Every program at a cgroup, by hook and id.
+fn attached(rig: &Rig, cgroup: &Path) -> Vec<attach::Foreign> {
+    attach::foreign(&Tree::new(&rig.bpf_root().join("elsewhere")), cgroup).unwrap()
+}
+
 #[test]
 fn a_program_that_shuts_others_out_is_named() {
     let rig = Rig::new();
-    let name = "connect4";
-    let object = rig.bpf_root().join("foreign");
     let mut datapath = rig.open();
-    // Any program will do: one of ours, attached the way that allows no other.
-    let pinned = datapath.programs().iter().find(|program| program.name == "bl_connect4").unwrap();
-    let id = format!("/proc/self/fdinfo/{}", pinned.fd.as_raw_fd());
-    let id = fs::read_to_string(id)
-        .unwrap()
-        .lines()
-        .find_map(|line| Some(line.strip_prefix("prog_id:")?.trim().to_owned()));
-    bpftool(&["prog", "pin", "id", &id.unwrap(), &object.display().to_string()]);
-    bpftool(&[
-        "cgroup",
-        "attach",
-        &rig.cgroup.display().to_string(),
-        name,
-        "pinned",
-        &object.display().to_string(),
-    ]);
+    let exclusive = Exclusive::attach(&datapath, &rig.bpf_root(), &rig.cgroup, "connect4");
     let refused = format!("{:#}", datapath.publish().unwrap_err());
     assert!(refused.contains("attach bl_connect4 to cgroup"), "{refused}");
     assert!(refused.contains("(bl_connect4) is attached at"), "{refused}");
     assert_eq!(fs::read_dir(rig.bpf_root().join("beeline/links")).unwrap().count(), 0, "all or nothing");
-    bpftool(&[
-        "cgroup",
-        "detach",
-        &rig.cgroup.display().to_string(),
-        name,
-        "pinned",
-        &object.display().to_string(),
-    ]);
+    exclusive.detach();
     datapath.publish().unwrap();
 }
 
-fn bpftool(args: &[&str]) {
-    let done = Command::new("bpftool").args(args).output().expect("bpftool is installed");
-    assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
+#[test]
+fn fresh_tables_that_one_hook_refuses_leave_every_link_on_the_live_ones() {
+    let rig = Rig::new();
+    let server = Server::start();
+    let mut old = rig.open();
+    old.apply_all(&service(&[server.addr]));
+    old.publish().unwrap();
+    drop(old);
+    let stranger = rig.bpf_root().join("beeline/tables-0123456789abcdef");
+    fs::rename(tables_dir(&rig, Side::Place), &stranger).unwrap();
+    let dialler = Dialler::start(&rig, VIP);
+    let mut new = rig.open();
+    assert!(new.is_fresh());
+    // One link in the middle is to be made anew; the last one cannot be.
+    let link = |name: &str| rig.bpf_root().join("beeline/links").join(name);
+    for name in ["bl_getpeername6", "bl_connect6"] {
+        bpftool(&["link", "detach", "pinned", &link(name).display().to_string()]);
+    }
+    fs::remove_file(link("bl_connect6")).unwrap();
+    let exclusive = Exclusive::attach(&new, &rig.bpf_root(), &rig.cgroup, "connect6");
+    let before = (attached(&rig, &rig.cgroup), rig.pins());
+    assert_eq!(before.0.len(), 8);
+    let refused = format!("{:#}", new.publish().unwrap_err());
+    assert!(refused.contains("attach bl_connect6 to cgroup"), "{refused}");
+    assert_eq!((attached(&rig, &rig.cgroup), rig.pins()), before);
+    drop(new);
+    let (_, errors) = dialler.stop();
+    assert_eq!(errors, "");
+    // The live tables are whole, and the next start has them.
+    exclusive.detach();
+    fs::rename(&stranger, tables_dir(&rig, Side::Place)).unwrap();
+    let mut again = rig.open();
+    assert!(!again.is_fresh());
+    again.publish().unwrap();
+    assert!(again.is_published());
+}
+
+#[test]
+fn tables_that_are_live_but_not_yet_in_place_stay_and_are_adopted() {
+    let rig = Rig::new();
+    let mut datapath = rig.open();
+    datapath.apply_all(&every_op());
+    let before = datapath.reader().unwrap().rows().unwrap();
+    // No folder can be renamed over a symbolic link.
+    std::os::unix::fs::symlink("nowhere", tables_dir(&rig, Side::Place)).unwrap();
+    let refused = format!("{:#}", datapath.publish().unwrap_err());
+    assert!(refused.contains("-new in the place of"), "{refused}");
+    assert_eq!(attached(&rig, &rig.cgroup).len(), 9);
+    drop(datapath);
+    fs::remove_file(tables_dir(&rig, Side::Place)).unwrap();
+    let again = rig.open();
+    assert!(!again.is_fresh());
+    assert_eq!(again.reader().unwrap().rows().unwrap(), before);
+}
+
+#[test]
+fn a_move_to_another_cgroup_that_one_hook_refuses_leaves_the_first_one_served() {
+    let (rig, other) = (Rig::new(), Rig::new());
+    let server = Server::start();
+    let mut first = rig.open();
+    first.apply_all(&service(&[server.addr]));
+    first.publish().unwrap();
+    drop(first);
+    let dialler = Dialler::start(&rig, VIP);
+    let mut moved = Datapath::open(&Options { cgroup_root: other.cgroup.clone(), ..rig.options() }).unwrap();
+    let exclusive = Exclusive::attach(&moved, &rig.bpf_root(), &other.cgroup, "connect4");
+    let before = (attached(&rig, &rig.cgroup), attached(&rig, &other.cgroup), rig.pins());
+    assert_eq!((before.0.len(), before.1.len()), (9, 1));
+    let refused = format!("{:#}", moved.publish().unwrap_err());
+    assert!(refused.contains("attach bl_connect4 to cgroup"), "{refused}");
+    assert_eq!((attached(&rig, &rig.cgroup), attached(&rig, &other.cgroup), rig.pins()), before);
+    let (_, errors) = dialler.stop();
+    assert_eq!(errors, "");
+    exclusive.detach();
+    moved.publish().unwrap();
+    assert!(moved.is_published());
+    assert_eq!((attached(&rig, &rig.cgroup).len(), attached(&rig, &other.cgroup).len()), (0, 9));
+    assert_eq!(rig.pins(), before.2);
 }
 
 #[test]

@@ -3,10 +3,12 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use beeline::datapath::load::Program;
 use beeline::datapath::{Datapath, Options, pins};
 use beeline::plan::table::Tables;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -229,6 +231,39 @@ fn grows_when_it_is_a_second_process() {
         datapath.grow(limits).unwrap();
         println!("grown");
     }
+}
+
+/// A program at a hook of a cgroup, attached the way that allows no other.
+pub struct Exclusive {
+    cgroup: String,
+    hook: &'static str,
+    object: String,
+}
+
+impl Exclusive {
+    /// Any program will do: it is one of the data path's own, `bl_HOOK`.
+    pub fn attach(datapath: &Datapath, bpf_root: &Path, cgroup: &Path, hook: &'static str) -> Exclusive {
+        let named = |program: &&Program| program.name.strip_prefix("bl_") == Some(hook);
+        let program = datapath.programs().iter().find(named).unwrap();
+        let facts = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.fd.as_raw_fd())).unwrap();
+        let id = facts.lines().find_map(|line| Some(line.strip_prefix("prog_id:")?.trim())).unwrap();
+        let object = bpf_root.join("foreign").display().to_string();
+        bpftool(&["prog", "pin", "id", id, &object]);
+        let cgroup = cgroup.display().to_string();
+        bpftool(&["cgroup", "attach", &cgroup, hook, "pinned", &object]);
+        Exclusive { cgroup, hook, object }
+    }
+
+    /// Takes it away again.
+    pub fn detach(self) {
+        bpftool(&["cgroup", "detach", &self.cgroup, self.hook, "pinned", &self.object]);
+    }
+}
+
+/// Runs bpftool, which must succeed.
+pub fn bpftool(args: &[&str]) {
+    let done = Command::new("bpftool").args(args).output().expect("bpftool is installed");
+    assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
 /// Connects, reads the one byte a [`Server`] sends, and closes without leaving TIME_WAIT behind.
