@@ -121,7 +121,7 @@ fn affinity_keeps_and_forgets_as_the_specification_does() {
     for _ in 0..20 {
         let mut rows = Rows::random(&mut rng);
         for service in &mut rows.services {
-            service.policy.affinity_seconds = service.policy.affinity_seconds.min(30);
+            service.policy.affinity_seconds = if rng.random_bool(0.8) { rng.random_range(1..=30) } else { 0 };
         }
         adopt(&mut rows);
         rows.write(&bpf);
@@ -140,7 +140,7 @@ fn affinity_keeps_and_forgets_as_the_specification_does() {
             }
         }
     }
-    assert!(kept > 500 && fresh > 500, "both happened often: kept {kept}, fresh {fresh}");
+    assert!(kept > 200 && fresh > 500, "both happened often: kept {kept}, fresh {fresh}");
 }
 
 /// A story of Services with 10 s of affinity, and a flow to one that owns all its backends, two or more.
