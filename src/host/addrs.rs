@@ -62,16 +62,6 @@ impl Netlink {
             .with_context(|| format!("add address {address} to link {link}"))
     }
 
-    /// Takes an address from a link.
-    ///
-    /// # Errors
-    /// There is no such link or address ([`is_missing`](super::netlink::is_missing)).
-    pub fn delete_address(&mut self, link: &str, address: IpNet) -> Result<()> {
-        let index = self.index_of(link)?;
-        self.change(RouteNetlinkMessage::DelAddress(message(index, address)))
-            .with_context(|| format!("delete address {address} of link {link}"))
-    }
-
     /// Makes a route in the main table, or puts it in place of one to the same destination.
     ///
     /// # Errors
@@ -80,16 +70,6 @@ impl Netlink {
         let message = self.route(route)?;
         self.create(RouteNetlinkMessage::NewRoute(message), IfThere::Replace)
             .with_context(|| format!("add route to {} through link {}", route.to, route.link))
-    }
-
-    /// Deletes a route from the main table.
-    ///
-    /// # Errors
-    /// There is no such link or route ([`is_missing`](super::netlink::is_missing)).
-    pub fn delete_route(&mut self, route: Route<'_>) -> Result<()> {
-        let message = self.route(route)?;
-        self.change(RouteNetlinkMessage::DelRoute(message))
-            .with_context(|| format!("delete route to {} through link {}", route.to, route.link))
     }
 
     fn route(&mut self, route: Route<'_>) -> Result<RouteMessage> {

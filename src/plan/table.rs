@@ -12,7 +12,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::rule::RuleSet;
-use crate::model::addr::{Family, Protocol};
+use crate::model::addr::Protocol;
 use crate::model::names::ServicePortName;
 
 /// Index of a ServicePort in `bl_services`. It outlives its row only in `bl_stats` and names.
@@ -457,9 +457,4 @@ pub struct Rows {
 /// The frontend keys of one family's address and ports; convenience for tests and views.
 pub fn port_key(addr: IpAddr, port: u16, protocol: Protocol) -> FrontendKey {
     FrontendKey::Port { addr: addr.to_canonical(), port, protocol }
-}
-
-/// The family of a frontend key.
-pub fn family_of(key: &FrontendKey) -> Family {
-    Family::of(key.addr())
 }

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -143,11 +143,6 @@ impl Agent {
         self.launch()
     }
 
-    /// The same with other flags from now on (those after the ones that every agent of a sandbox has).
-    pub fn set_extra(&mut self, extra: &[&str]) {
-        self.spec.extra = extra.iter().map(|&argument| argument.to_owned()).collect();
-    }
-
     fn launch(&mut self) -> Result<()> {
         let spec = &self.spec;
         let mut cgroups = vec![spec.cgroup_root.join("agent")];
@@ -199,11 +194,6 @@ impl Agent {
         let log = self.log().unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(TAIL)..].join("\n")
-    }
-
-    /// The log file.
-    pub fn log_file(&self) -> &Path {
-        &self.log
     }
 }
 
