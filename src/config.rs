@@ -18,6 +18,10 @@ pub const BPF_ROOT: &str = "/sys/fs/bpf";
 pub struct Flags {
     /// `--manifests`
     pub manifests: Option<PathBuf>,
+    /// `--kubeconfig`
+    pub kubeconfig: Option<PathBuf>,
+    /// `--apiserver`
+    pub apiserver: Option<String>,
     /// `--node-name`, alias `--hostname-override`
     pub node_name: Option<String>,
     /// `--node-ip`: the first of a family is the primary one.
@@ -34,11 +38,49 @@ pub struct Flags {
     pub masquerade_all: bool,
 }
 
+/// Where the objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file or directory of manifests.
+    Manifests(PathBuf),
+    /// An API server.
+    Cluster(Cluster),
+}
+
+impl Source {
+    /// The word for it in `status`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Source::Manifests(_) => "manifests",
+            Source::Cluster(_) => "kubernetes",
+        }
+    }
+
+    /// The path or URL, as configured.
+    pub fn place(&self) -> String {
+        match self {
+            Source::Manifests(path) => path.to_string_lossy().into_owned(),
+            Source::Cluster(Cluster { apiserver: Some(url), .. }) => url.clone(),
+            Source::Cluster(Cluster { kubeconfig: Some(file), .. }) => file.to_string_lossy().into_owned(),
+            Source::Cluster(_) => "the account of this pod".into(),
+        }
+    }
+}
+
+/// How the API server is reached (CFG-5).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// A kubeconfig; `None`: the account of this pod.
+    pub kubeconfig: Option<PathBuf>,
+    /// The URL of the API server, which wins over what the kubeconfig says.
+    pub apiserver: Option<String>,
+}
+
 /// What the agent does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The file or directory of manifests.
-    pub manifests: PathBuf,
+    /// Where the objects come from.
+    pub source: Source,
     /// The node's name (EP-10).
     pub node_name: Arc<str>,
     /// The node's addresses; empty: those of its interfaces (DEC-6).
@@ -59,8 +101,15 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// Nothing to serve from.
-    #[error("no source of Services: give --manifests FILE or DIRECTORY")]
+    #[error(
+        "no source of Services: give --manifests FILE or DIRECTORY, --kubeconfig FILE or --apiserver URL"
+    )]
     NoSource,
+    /// Two answers to one question.
+    #[error(
+        "two sources of Services: --manifests is one, --kubeconfig and --apiserver are another; give one"
+    )]
+    TwoSources,
     /// EP-10
     #[error("the node has no name: the machine's host name is empty; give --node-name")]
     NoNodeName,
@@ -73,7 +122,7 @@ impl Config {
     /// There is no source, or no name for the node.
     pub fn new(flags: Flags, hostname: &str) -> Result<Config, ConfigError> {
         Ok(Config {
-            manifests: flags.manifests.ok_or(ConfigError::NoSource)?,
+            source: source(flags.manifests, flags.kubeconfig, flags.apiserver)?,
             node_name: node_name(flags.node_name.as_deref(), hostname).ok_or(ConfigError::NoNodeName)?,
             node_ips: flags.node_ips,
             zone: flags.zone.filter(|zone| !zone.is_empty()).map(Arc::from),
@@ -93,6 +142,21 @@ impl Config {
             local_detector: self.cluster_cidrs.clone(),
             masquerade_all: self.masquerade_all,
         }
+    }
+}
+
+/// The one source that the flags name.
+fn source(
+    manifests: Option<PathBuf>,
+    kubeconfig: Option<PathBuf>,
+    apiserver: Option<String>,
+) -> Result<Source, ConfigError> {
+    let in_cluster = kubeconfig.is_some() || apiserver.is_some();
+    match manifests {
+        Some(_) if in_cluster => Err(ConfigError::TwoSources),
+        Some(path) => Ok(Source::Manifests(path)),
+        None if in_cluster => Ok(Source::Cluster(Cluster { kubeconfig, apiserver })),
+        None => Err(ConfigError::NoSource),
     }
 }
 
@@ -120,8 +184,10 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_needed() {
+    fn one_source_is_needed() {
         assert_eq!(Config::new(Flags::default(), "host"), Err(ConfigError::NoSource));
+        let both = Flags { apiserver: Some("https://10.0.0.1:6443".into()), ..Flags::default() };
+        assert_eq!(config(both, "host"), Err(ConfigError::TwoSources));
     }
 
     #[test]

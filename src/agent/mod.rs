@@ -4,4 +4,5 @@ pub mod privilege;
 pub mod reconcile;
 mod report;
 pub mod run;
+mod source;
 pub mod state;

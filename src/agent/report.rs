@@ -6,7 +6,6 @@ use anyhow::Result;
 
 use super::reconcile::{Outcome, Reconciler};
 use super::state::StateFile;
-use crate::cluster::dir::DirSource;
 use crate::cluster::manifest::{FileProblem, Severity};
 use crate::config::Config;
 use crate::inspect::agent::AgentState;
@@ -57,11 +56,16 @@ impl Report {
     }
 
     /// A step is done.
-    pub fn step<T: Tables>(&mut self, outcome: &Outcome, source: &DirSource, reconciler: &Reconciler<T>) {
+    pub fn step<T: Tables>(
+        &mut self,
+        outcome: &Outcome,
+        problems: Vec<FileProblem>,
+        reconciler: &Reconciler<T>,
+    ) {
         for name in outcome.written.iter().filter(|_| !outcome.is_first) {
             tracing::debug!("programmed {name} ({}, {})", name.protocol, name.family);
         }
-        self.tell_problems(source.problems());
+        self.tell_problems(problems);
         self.tell_pending(reconciler);
         self.tell_conflicts(reconciler);
         self.write();
@@ -69,13 +73,7 @@ impl Report {
 
     fn tell_problems(&mut self, problems: Vec<FileProblem>) {
         let problems: BTreeSet<_> = problems.into_iter().collect();
-        for problem in problems.difference(&self.problems) {
-            match problem.severity {
-                Severity::Error => tracing::error!("{problem}"),
-                Severity::Warning => tracing::warn!("{problem}"),
-                Severity::Note => tracing::info!("{problem}"),
-            }
-        }
+        problems.difference(&self.problems).for_each(say);
         for problem in
             self.problems.difference(&problems).filter(|problem| problem.severity == Severity::Error)
         {
@@ -125,6 +123,15 @@ impl Report {
             tracing::warn!("status will not show what is pending: {error:#}");
         }
         self.is_file_bad = written.is_err();
+    }
+}
+
+/// Says what is wrong, as loud as it is bad.
+fn say(problem: &FileProblem) {
+    match problem.severity {
+        Severity::Error => tracing::error!("{problem}"),
+        Severity::Warning => tracing::warn!("{problem}"),
+        Severity::Note => tracing::info!("{problem}"),
     }
 }
 

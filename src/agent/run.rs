@@ -7,14 +7,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::privilege;
 use super::reconcile::{Identity, Outcome, Reconciler, size_for};
 use super::report::Report;
-use crate::cluster::dir::DirSource;
+use super::source::Source;
 use crate::config::Config;
 use crate::datapath::{Datapath, Options, SMALLEST, kernel};
 use crate::host::netlink::Netlink;
@@ -67,7 +65,7 @@ impl Signals {
 }
 
 struct Agent {
-    source: AsyncFd<DirSource>,
+    source: Source,
     /// Dropped before the data path's lock: the state file is then not the next agent's yet.
     report: Report,
     reconciler: Reconciler<Datapath>,
@@ -86,12 +84,11 @@ impl Agent {
         let epoch = Instant::now();
         let mut world = World::new();
         world.apply(Event::Host(Box::new(config.host_facts(interface_addresses()?))));
-        let mut source = DirSource::open(&config.manifests)?;
-        source.start()?.into_iter().for_each(|event| world.apply(event));
+        let (source, events) = Source::open(&config.source)?;
+        events.into_iter().for_each(|event| world.apply(event));
         let (datapath, book) = open(config, size_for(&world, SMALLEST))?;
         let reconciler = Reconciler::new(world, book, datapath, identity(config));
         let report = Report::new(config)?;
-        let source = wait_for(source)?;
         Ok(Agent { source, reconciler, report, epoch, wake: None, grow_after: Duration::ZERO, reread: None })
     }
 
@@ -112,12 +109,7 @@ impl Agent {
                     tracing::info!("{name}: stopping; the data path stays in place");
                     return Ok(());
                 }
-                readable = self.source.readable_mut() => {
-                    let mut guard = readable.context("wait for inotify")?;
-                    guard.clear_ready();
-                    let seen = guard.get_inner_mut().poll();
-                    self.follow(seen, &mut ready)?;
-                }
+                seen = self.source.next() => self.follow(seen, &mut ready)?,
                 () = sleep => self.be_on_time(&mut ready)?,
             }
         }
@@ -131,7 +123,7 @@ impl Agent {
             Err(error) => {
                 let seconds = REREAD.as_secs();
                 tracing::error!(
-                    "the manifests cannot be followed; the tables stay as they are, and all is read anew in \
+                    "the source cannot be followed; the tables stay as they are, and all is read anew in \
                      {seconds} s: {error:#}"
                 );
                 self.reread = Some(self.now() + REREAD);
@@ -144,7 +136,7 @@ impl Agent {
     fn be_on_time(&mut self, ready: &mut Option<impl FnOnce()>) -> Result<()> {
         if self.reread.is_some_and(|due| due <= self.now()) {
             self.reread = None;
-            let seen = self.source.get_mut().rescan();
+            let seen = self.source.rescan();
             return self.follow(seen, ready);
         }
         let outcome = self.reconciler.maintain(self.now());
@@ -184,7 +176,7 @@ impl Agent {
             }
         }
         self.wake = outcome.wake;
-        self.report.step(&outcome, self.source.get_ref(), &self.reconciler);
+        self.report.step(&outcome, self.source.problems(), &self.reconciler);
     }
 
     fn grow(&mut self, limits: Limits) -> bool {
@@ -199,15 +191,6 @@ impl Agent {
     fn now(&self) -> Duration {
         self.epoch.elapsed()
     }
-}
-
-/// A source whose descriptor the runtime waits for.
-#[expect(
-    deprecated,
-    reason = "its successor needs a promise only host and datapath may make; a DirSource keeps its descriptor"
-)]
-fn wait_for(source: DirSource) -> Result<AsyncFd<DirSource>> {
-    AsyncFd::with_interest(source, Interest::READABLE).context("wait for inotify")
 }
 
 /// Opens the data path, and finds out what its tables hold.
@@ -246,8 +229,8 @@ fn identity(config: &Config) -> Identity {
     Identity {
         settings: Settings {
             version: env!("CARGO_PKG_VERSION").into(),
-            source_kind: "manifests".into(),
-            source: config.manifests.to_string_lossy().into(),
+            source_kind: config.source.kind().into(),
+            source: config.source.place().into(),
             ..Settings::default()
         },
         netns: cookie.map(|cookie| (cookie, NetnsClass::Host)).into_iter().collect(),

@@ -21,6 +21,12 @@ pub struct Args {
     /// A file or directory of manifests (YAML or JSON); a directory is followed
     #[arg(long, value_name = "PATH")]
     manifests: Option<PathBuf>,
+    /// A kubeconfig that says how the API server is reached
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The API server; wins over what the kubeconfig says
+    #[arg(long, value_name = "URL", visible_alias = "master")]
+    apiserver: Option<String>,
     /// The name of this node; the host name, if not given
     #[arg(long, visible_alias = "hostname-override", value_name = "NAME")]
     node_name: Option<String>,
@@ -87,6 +93,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
 fn flags(args: Args) -> Flags {
     Flags {
         manifests: args.manifests,
+        kubeconfig: args.kubeconfig,
+        apiserver: args.apiserver,
         node_name: args.node_name,
         node_ips: args.node_ip,
         zone: args.zone,
