@@ -9,7 +9,7 @@ use crate::model::event::Event;
 use crate::model::names::{ObjectName, ServicePortName};
 use crate::plan::book::{Book, Changes, Settled, limits_for};
 use crate::plan::compile::{PortRows, compile, compile_node};
-use crate::plan::table::{Limits, NetnsClass, Settings, TableError, Tables};
+use crate::plan::table::{Limits, NetnsClass, Rows, Settings, TableError, Tables};
 use crate::plan::world::World;
 
 /// What does not come from objects: who writes, from what, and the namespaces that are known.
@@ -78,14 +78,13 @@ impl<T: Tables> Reconciler<T> {
             return Outcome { wake: self.wake, ..Outcome::default() };
         }
         let mut changes = Changes::default();
-        if is_first || dirty.node {
-            self.node_changes(&mut changes);
-        }
         if is_first {
-            changes.ports = self.everything();
-            changes.netns = Some(self.identity.netns.clone());
+            changes = self.everything();
         } else {
             changes.ports = dirty.services.iter().flat_map(|name| self.service_changes(name)).collect();
+            if dirty.node {
+                self.node_changes(&mut changes);
+            }
         }
         self.is_started = true;
         let settled = self.book.sync(changes, &mut self.tables, now);
@@ -98,6 +97,21 @@ impl<T: Tables> Reconciler<T> {
         let settled = self.book.maintain(&mut self.tables, now);
         self.wake = settled.wake;
         settled.into()
+    }
+
+    /// Compares the tables as they were `found` with what was written, and repairs what differs: as a
+    /// restart would, from what is there, so that nothing in use moves. Returns what differed; with it,
+    /// what the repair came to. While something is under way there is nothing to compare.
+    pub fn audit(&mut self, found: &Rows, now: Duration) -> Option<(Vec<String>, Outcome)> {
+        let damage = if self.book.is_at_rest() { self.book.audit(found) } else { Vec::new() };
+        if damage.is_empty() {
+            return None;
+        }
+        self.book = Book::recover(found, self.tables.limits());
+        let changes = self.everything();
+        let settled = self.book.sync(changes, &mut self.tables, now);
+        self.wake = settled.wake;
+        Some((damage, settled.into()))
     }
 
     /// The tables have other sizes now.
@@ -126,7 +140,15 @@ impl<T: Tables> Reconciler<T> {
     }
 
     /// All that there is, and the removal of all that the tables hold besides.
-    fn everything(&mut self) -> Vec<(ServicePortName, Option<PortRows>)> {
+    fn everything(&mut self) -> Changes {
+        let netns = Some(self.identity.netns.clone());
+        let mut changes = Changes { ports: self.every_port(), netns, ..Changes::default() };
+        self.node_changes(&mut changes);
+        changes
+    }
+
+    /// All ServicePorts that there are, and those that the tables hold besides.
+    fn every_port(&mut self) -> Vec<(ServicePortName, Option<PortRows>)> {
         let services: Vec<_> = self.world.service_ports().cloned().collect();
         let mut changes: Vec<_> = services.iter().flat_map(|name| self.service_changes(name)).collect();
         let wanted: FxHashSet<&ServicePortName> = self.ports.values().flatten().collect();

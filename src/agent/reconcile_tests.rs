@@ -7,6 +7,7 @@ use crate::cluster::manifest::ManifestStore;
 use crate::inspect::dump::canonical;
 use crate::model::node::HostFacts;
 use crate::plan::mem::{CountingTables, Counts, Faults, FaultyTables, MemTables};
+use crate::plan::table::Op;
 
 const LIMITS: Limits = Limits { frontends: 256, services: 64, slots: 512, backends: 256, names: 128 };
 
@@ -180,4 +181,29 @@ fn tables_are_sized_for_the_world_they_are_made_for() {
     let outcome = agent.step(vec![Event::Synced], at(0));
     assert!(outcome.failed.is_empty() && outcome.grow.is_none(), "{limits:?} {outcome:?}");
     assert_eq!(size_for(&World::new(), LIMITS), LIMITS);
+}
+
+#[test]
+fn an_audit_repairs_what_strangers_changed_and_moves_nothing_else() {
+    // SYNC-6
+    let mut store = ManifestStore::new();
+    let mut agent = fresh(CountingTables::new(MemTables::new(LIMITS)));
+    let mut start: Vec<_> = (1..4).flat_map(|n| events(&mut store, n, &["a"], 3)).collect();
+    start.push(Event::Synced);
+    agent.step(start, at(0));
+    rest(&mut agent);
+    let rows = agent.tables().inner.rows();
+    assert!(agent.audit(&rows, at(500)).is_none(), "nothing is wrong");
+
+    let (key, _) = rows.frontends[0];
+    agent.tables().inner.apply(&Op::FrontendDelete(key)).unwrap();
+    agent.tables().take();
+    let found = agent.tables().inner.rows();
+    let (damage, outcome) = agent.audit(&found, at(1000)).expect("something is wrong");
+    assert_eq!(damage.len(), 1, "{damage:?}");
+    assert!(damage[0].starts_with("bl_frontends") && damage[0].ends_with("is missing"), "{damage:?}");
+    assert!(outcome.failed.is_empty());
+    rest(&mut agent);
+    assert_eq!(agent.tables().inner.rows(), rows, "ids, slots and all");
+    assert_eq!(agent.tables().take().rows(), 1, "one write");
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 
+use super::care::Cared;
 use super::reconcile::{Outcome, Reconciler};
 use super::state::StateFile;
 use crate::cluster::manifest::{FileProblem, Severity};
@@ -19,6 +20,9 @@ pub struct Report {
     problems: BTreeSet<FileProblem>,
     pending: Vec<Pending>,
     conflicts: Vec<Pending>,
+    /// What of the data path could not be put back.
+    broken: Vec<Pending>,
+    repaired: u64,
     is_file_bad: bool,
 }
 
@@ -33,6 +37,8 @@ impl Report {
             problems: BTreeSet::new(),
             pending: Vec::new(),
             conflicts: Vec::new(),
+            broken: Vec::new(),
+            repaired: 0,
             is_file_bad: false,
         })
     }
@@ -53,6 +59,23 @@ impl Report {
             Ok(()) => tracing::info!(?limits, "the tables grew"),
             Err(error) => tracing::error!("the tables cannot grow: {error:#}"),
         }
+    }
+
+    /// The data path was looked after. The state file is written by the [`step`](Self::step) that follows.
+    pub(super) fn cared(&mut self, cared: &Cared) {
+        for what in &cared.repaired {
+            tracing::warn!("repaired: {what}");
+        }
+        self.repaired += cared.repaired.len() as u64;
+        let broken = cared.failed.iter().map(|error| {
+            let next = "it is tried again every 10 s; `beeline doctor` says what is in the way";
+            Pending { what: "the data path".into(), error: format!("{error}; {next}") }
+        });
+        let broken: Vec<_> = broken.collect();
+        for one in broken.iter().filter(|one| !self.broken.contains(one)) {
+            tracing::error!("{} cannot be repaired: {}", one.what, one.error);
+        }
+        self.broken = broken;
     }
 
     /// A step is done.
@@ -117,8 +140,10 @@ impl Report {
         let problems = self.problems.iter().filter(|problem| problem.severity != Severity::Note);
         let problems =
             problems.map(|problem| Pending { what: problem.place(), error: problem.message.clone() });
-        let pending = self.pending.iter().chain(&self.conflicts).cloned().chain(problems).collect();
-        let written = self.file.write(AgentState { pending, ..AgentState::default() });
+        let rows = self.broken.iter().chain(&self.pending).chain(&self.conflicts);
+        let pending = rows.cloned().chain(problems).collect();
+        let state = AgentState { pending, repaired: self.repaired, ..AgentState::default() };
+        let written = self.file.write(state);
         if let (Err(error), false) = (&written, self.is_file_bad) {
             tracing::warn!("status will not show what is pending: {error:#}");
         }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::care::Care;
 use super::privilege;
 use super::reconcile::{Identity, Outcome, Reconciler, size_for};
 use super::report::Report;
@@ -76,6 +77,8 @@ struct Agent {
     grow_after: Duration,
     /// The source could not be followed: it is read anew then.
     reread: Option<Duration>,
+    /// When the data path is looked after; not before it is published.
+    care: Option<Care>,
 }
 
 impl Agent {
@@ -89,14 +92,24 @@ impl Agent {
         let (datapath, book) = open(config, size_for(&world, SMALLEST))?;
         let reconciler = Reconciler::new(world, book, datapath, identity(config));
         let report = Report::new(config)?;
-        Ok(Agent { source, reconciler, report, epoch, wake: None, grow_after: Duration::ZERO, reread: None })
+        Ok(Agent {
+            source,
+            reconciler,
+            report,
+            epoch,
+            wake: None,
+            grow_after: Duration::ZERO,
+            reread: None,
+            care: None,
+        })
     }
 
     async fn serve(mut self, mut signals: Signals, ready: impl FnOnce()) -> Result<()> {
         let mut ready = Some(ready);
         self.step(Vec::new(), &mut ready)?;
         loop {
-            let due = self.wake.into_iter().chain(self.reread).min();
+            let care = self.care.as_ref().map(Care::due);
+            let due = self.wake.into_iter().chain(self.reread).chain(care).min();
             let due = due.map(|due| tokio::time::Instant::from_std(self.epoch + due));
             let sleep = async {
                 match due {
@@ -139,7 +152,14 @@ impl Agent {
             let seen = self.source.rescan();
             return self.follow(seen, ready);
         }
-        let outcome = self.reconciler.maintain(self.now());
+        let now = self.now();
+        if let Some(cared) = self.care.as_mut().and_then(|care| care.look(&mut self.reconciler, now)) {
+            self.report.cared(&cared);
+            if let Some(outcome) = cared.outcome {
+                self.settle(outcome);
+            }
+        }
+        let outcome = self.reconciler.maintain(now);
         self.settle(outcome);
         Ok(())
     }
@@ -152,6 +172,7 @@ impl Agent {
         self.settle(outcome);
         if is_first {
             self.reconciler.tables().publish()?;
+            self.care = Some(Care::new(self.now()));
             self.report.synced(&self.reconciler);
             if let Some(ready) = ready.take() {
                 ready();

@@ -12,6 +12,7 @@ pub mod load;
 pub mod maps;
 pub mod pins;
 pub mod remove;
+mod repair;
 mod skel;
 pub mod stats;
 mod sys;
@@ -71,7 +72,7 @@ impl Options {
 #[derive(Debug)]
 pub struct Datapath {
     tree: Tree,
-    _lock: TreeLock,
+    lock: TreeLock,
     cgroup: Cgroup,
     options: Options,
     sides: Sides,
@@ -114,7 +115,7 @@ impl Datapath {
         let tables = PinnedTables::new(&maps, options.quiesce)?;
         Ok(Datapath {
             tree,
-            _lock: lock,
+            lock,
             cgroup,
             options: options.clone(),
             sides,

@@ -124,7 +124,7 @@ pub fn ensure_bpffs(bpf_root: &Path) -> Result<()> {
 /// gone with the process.
 #[derive(Debug)]
 pub struct TreeLock {
-    _dir: File,
+    dir: File,
 }
 
 /// Why a tree could not be locked.
@@ -149,6 +149,11 @@ pub enum LockError {
 }
 
 impl TreeLock {
+    /// The inode of the folder that is locked, also after somebody has removed it.
+    pub(crate) fn inode(&self) -> Result<u64> {
+        Ok(self.dir.metadata().context("look at the locked folder")?.ino())
+    }
+
     /// Who holds the lock, without touching it: `pid 4711 (beeline run …)`. `None` if nobody does.
     pub fn holder(tree: &Tree) -> Option<String> {
         holder(&File::open(&tree.root).ok()?)
@@ -173,7 +178,7 @@ impl TreeLock {
             // A cleanup may have removed the folder between open and lock: then the lock is on nothing.
             let (mine, there) = (dir.metadata().map_err(fail)?, fs::metadata(&tree.root).map_err(fail)?);
             if mine.ino() == there.ino() {
-                return Ok(TreeLock { _dir: dir });
+                return Ok(TreeLock { dir });
             }
         }
     }

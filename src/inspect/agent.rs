@@ -24,6 +24,9 @@ pub struct AgentState {
     pub started: u64,
     /// Rows that could not be written, then what is wrong with the source, by file, document and field.
     pub pending: Vec<Pending>,
+    /// How much this agent found changed by others, or detached, and put back (SYNC-6).
+    #[serde(default)]
+    pub repaired: u64,
 }
 
 /// The state file of the agent with this `--bpf-root`.

@@ -29,6 +29,8 @@ pub struct Status {
     pub maps: Vec<MapUse>,
     /// What could not be done and is tried again, and objects that could not be read.
     pub pending: Vec<Pending>,
+    /// How often the running agent found a row changed by others, or a program detached, and put it back.
+    pub repaired: u64,
     /// The programs that are attached, and whether they are those of this binary.
     pub programs: Vec<Program>,
 }
@@ -133,6 +135,7 @@ impl Status {
             counts: Counts::of(view),
             maps: view.maps.clone(),
             pending: view.pending.clone(),
+            repaired: view.repaired,
             programs: view.programs.clone(),
         }
     }

@@ -56,6 +56,8 @@ pub struct View {
     pub agent: bool,
     /// What a living agent could not do yet.
     pub pending: Vec<Pending>,
+    /// What a living agent had to put back.
+    pub repaired: u64,
     /// The kernel's release.
     pub kernel: String,
 }
@@ -138,7 +140,8 @@ impl View {
         self.programs = programs(&attached, load::shipped_tags(&SOCKET, knobs).unwrap_or_default());
         let state = read_state(bpf_root);
         self.agent = state.is_some() || agent_runs(reader.tree());
-        self.pending = state.map(|state| state.pending).unwrap_or_default();
+        let state = state.unwrap_or_default();
+        (self.pending, self.repaired) = (state.pending, state.repaired);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@
 )]
 
 mod book;
+mod book_audit;
 mod book_cost;
 mod book_failures;
 mod book_grace;

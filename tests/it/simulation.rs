@@ -87,6 +87,8 @@ impl Node {
         let settled = self.book.sync(Changes::default(), &mut self.tables, self.now);
         self.now = drain(&mut self.book, &mut self.tables, self.now, settled);
         assert_eq!(self.book.pending(), []);
+        assert!(self.book.is_at_rest());
+        assert_eq!(self.book.audit(&self.tables.inner.mem.rows()), [""; 0], "the book knows what it wrote");
     }
 
     /// The dump is that of a fresh start; and without objects nothing is left.

@@ -107,6 +107,13 @@ impl Frontends {
         self.rows.get(key).is_some_and(|row| row.value == value)
     }
 
+    /// All rows, sorted by key.
+    pub(super) fn rows(&self) -> Vec<(FrontendKey, Frontend)> {
+        let mut rows: Vec<_> = self.rows.iter().map(|(key, row)| (*key, row.value)).collect();
+        rows.sort_unstable_by_key(|(key, _)| *key);
+        rows
+    }
+
     /// How many rows there are.
     pub(super) fn len(&self) -> u32 {
         self.rows.len() as u32

@@ -8,6 +8,7 @@
 //! Nothing here reads a clock or touches a map: `now` is an argument (time since any epoch), and the
 //! tables are a [`Tables`].
 
+mod audit;
 mod diff;
 mod frontends;
 mod node;

@@ -34,6 +34,18 @@ impl NodeBook {
         }
     }
 
+    /// Whether all that is wanted has been written.
+    pub(super) fn is_done(&self) -> bool {
+        !self.open && self.failed.is_empty()
+    }
+
+    /// What has been written.
+    pub(super) fn rows(&self, rows: &mut Rows) {
+        rows.prefixes = self.prefixes.iter().copied().collect();
+        rows.netns = self.netns.iter().map(|(cookie, class)| (*cookie, *class)).collect();
+        rows.settings = self.settings.clone();
+    }
+
     /// Notes what is wanted from now on.
     pub(super) fn want(
         &mut self,

@@ -235,7 +235,7 @@ impl Book {
         self.frontends.release(&self.epochs);
     }
 
-    fn awaits_grace(&self) -> bool {
+    pub(super) fn awaits_grace(&self) -> bool {
         self.services.awaits_grace(&self.epochs)
             || self.backends.awaits_grace(&self.epochs)
             || self.slots.awaits_grace(&self.epochs)

@@ -134,6 +134,11 @@ impl Texts {
         self.ids.awaits_grace(epochs)
     }
 
+    /// The texts that are written, sorted by id.
+    pub(super) fn rows(&self) -> Vec<(TextId, Arc<str>)> {
+        self.by_id.iter().filter(|(_, entry)| entry.written).map(|(id, e)| (*id, e.text.clone())).collect()
+    }
+
     /// How many are interned.
     pub(super) fn len(&self) -> u32 {
         self.by_id.len() as u32

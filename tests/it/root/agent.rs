@@ -15,14 +15,14 @@ use nix::unistd::Pid;
 use super::datapath_rig::Rig;
 
 /// An agent on a rig. Killed on drop, with the file it then leaves.
-struct Agent {
+pub struct Agent {
     child: Child,
     bpf_root: PathBuf,
 }
 
 impl Agent {
     /// Starts an agent and waits until it is ready.
-    fn start(rig: &Rig, manifests: &Path) -> Agent {
+    pub fn start(rig: &Rig, manifests: &Path) -> Agent {
         let mut child = command(rig, manifests).stdout(Stdio::piped()).spawn().expect("beeline starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
@@ -53,7 +53,7 @@ fn command(rig: &Rig, manifests: &Path) -> Command {
 }
 
 /// A Service of one port.
-fn write(dir: &Path, name: &str, port: &str) {
+pub fn write(dir: &Path, name: &str, port: &str) {
     let text = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: 172.30.0.1, ports: [{{port: {port}}}]}}\n"
     );
@@ -62,13 +62,18 @@ fn write(dir: &Path, name: &str, port: &str) {
     fs::rename(aside, dir.join(format!("{name}.yaml"))).expect("a rename");
 }
 
-fn dump(rig: &Rig) -> String {
+pub fn dump(rig: &Rig) -> String {
     canonical(&Reader::open(&rig.bpf_root()).expect("tables").rows().expect("rows"))
 }
 
 /// Waits until something holds.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
+fn until(what: &str, holds: impl FnMut() -> bool) {
+    until_within(what, Duration::from_secs(10), holds);
+}
+
+/// The same with another patience.
+pub fn until_within(what: &str, patience: Duration, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + patience;
     while !holds() {
         assert!(Instant::now() < end, "it never came to this: {what}");
         std::thread::sleep(Duration::from_millis(5));

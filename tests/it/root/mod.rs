@@ -18,6 +18,7 @@ mod race_clients;
 mod race_full;
 mod race_plan;
 mod race_writer;
+mod repair;
 mod sandbox;
 mod sock;
 
