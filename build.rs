@@ -17,7 +17,7 @@ use libbpf_rs::{Linker, ObjectBuilder, OpenMap};
 
 /// The groups of maps, each with a pin folder of its own, and who belongs to it. A map that is
 /// missing here fails the build.
-const GROUPS: [(&str, &[&str]); 3] = [
+const GROUPS: [(&str, &[&str]); 2] = [
     (
         "tables",
         &[
@@ -32,8 +32,7 @@ const GROUPS: [(&str, &[&str]); 3] = [
             "bl_agent",
         ],
     ),
-    ("flow", &["bl_flows", "bl_flows_more", "bl_affinity_in"]),
-    ("stats", &["bl_stats"]),
+    ("flow", &["bl_flows_near", "bl_flows", "bl_flows_more", "bl_affinity_in"]),
 ];
 
 /// Maps of one-shot programs, never pinned.

@@ -136,27 +136,20 @@ static __always_inline void bl_decide_undefined(const struct bl_addr *dialled, s
  * One of a set's backends, uniformly by rnd, and the choice to remember it by.
  * NULL cannot happen while a set points to written slots, and means "leave alone".
  */
-static __always_inline const struct bl_backend *bl_pick(__u64 set, __u32 rnd, __u64 *choice)
+static __always_inline const struct bl_target *bl_pick(__u64 set, __u32 rnd, __u64 *choice)
 {
-	__u32 slot = BL_SET_BASE(set) + (__u32)((__u64)rnd * BL_SET_COUNT(set) >> 32);
-	const struct bl_backend *row;
-	__u32 *value, id;
+	__u32 at = BL_SET_BASE(set) + (__u32)((__u64)rnd * BL_SET_COUNT(set) >> 32);
+	const struct bl_slot *slot;
 
-	value = bpf_map_lookup_elem(&bl_slots, &slot);
-	if (!value)
+	slot = bpf_map_lookup_elem(&bl_slots, &at);
+	if (!slot || !slot->backend)
 		return NULL;
-	id = BL_LOAD(*value);
-	if (!id)
-		return NULL;
-	row = bpf_map_lookup_elem(&bl_backends, &id);
-	if (!row)
-		return NULL;
-	*choice = BL_CHOICE(id, (__u32)BL_LOAD(row->state));
-	return row;
+	*choice = BL_CHOICE(slot->backend, slot->generation);
+	return &slot->to;
 }
 
-/* The row a choice was made of, if the id still belongs to the same endpoint; else NULL. */
-static __always_inline const struct bl_backend *bl_choice_row(__u64 choice)
+/* The address a choice was made of, if the id still belongs to the same endpoint; else NULL. */
+static __always_inline const struct bl_target *bl_choice_target(__u64 choice)
 {
 	__u32 id = BL_CHOICE_ID(choice);
 	const struct bl_backend *row;
@@ -168,17 +161,17 @@ static __always_inline const struct bl_backend *bl_choice_row(__u64 choice)
 		return NULL;
 	if (bl_check_generation && (__u32)BL_LOAD(row->state) != BL_CHOICE_GENERATION(choice))
 		return NULL;
-	return row;
+	return &row->to;
 }
 
 /*
- * The row of a remembered choice that may be used again for this service, else
+ * The address of a remembered choice that may be used again for this service, else
  * NULL. need is one of enum bl_backend_flags. Generation and flags come from one
  * load; the address behind them is not rewritten before a grace period has passed
  * since the flags were cleared. The owner is compared since a record of an LRU may
  * be a stranger's (see bl_choose_affine).
  */
-static __always_inline const struct bl_backend *bl_choice_valid(__u64 choice, __u32 service, __u32 need)
+static __always_inline const struct bl_target *bl_choice_valid(__u64 choice, __u32 service, __u32 need)
 {
 	__u32 id = BL_CHOICE_ID(choice);
 	const struct bl_backend *row;
@@ -194,7 +187,7 @@ static __always_inline const struct bl_backend *bl_choice_valid(__u64 choice, __
 		return NULL;
 	if (!((__u32)(state >> 32) & need) || row->service != service)
 		return NULL;
-	return row;
+	return &row->to;
 }
 
 /*
@@ -203,53 +196,53 @@ static __always_inline const struct bl_backend *bl_choice_valid(__u64 choice, __
  * a stranger. Its memory may in turn become a stranger's while we hold it, so what
  * is read is trusted only as far as bl_choice_valid() goes.
  */
-static __always_inline const struct bl_backend *bl_choose_affine(const struct bl_verdict *v,
-								 const struct bl_affinity_key *key, __u64 now,
-								 __u32 rnd, __u64 *choice)
+static __always_inline const struct bl_target *bl_choose_affine(const struct bl_verdict *v,
+								const struct bl_affinity_key *key, __u64 now,
+								__u32 rnd, __u64 *choice)
 {
 	__u64 timeout = (__u32)v->policy * BL_NSEC_PER_SEC;
 	struct bl_affinity fresh = { .used_ns = now };
-	const struct bl_backend *row;
+	const struct bl_target *to;
 	struct bl_affinity *record;
 
 	record = bpf_map_lookup_elem(&bl_affinity_in, key);
 	if (record) {
 		*choice = BL_LOAD(record->choice);
-		row = bl_choice_valid(*choice, v->service, 1 << v->which);
+		to = bl_choice_valid(*choice, v->service, 1 << v->which);
 		/* Signed: another CPU may have written a later time than ours. */
-		if (row && (__s64)(now - BL_LOAD(record->used_ns)) < (__s64)timeout) {
+		if (to && (__s64)(now - BL_LOAD(record->used_ns)) < (__s64)timeout) {
 			BL_STORE(record->used_ns, now);
-			return row;
+			return to;
 		}
 	}
-	row = bl_pick(v->set, rnd, choice);
-	if (!row)
+	to = bl_pick(v->set, rnd, choice);
+	if (!to)
 		return NULL;
 	if (record) {
 		BL_STORE(record->choice, *choice);
 		BL_STORE(record->used_ns, now);
-		return row;
+		return to;
 	}
 	fresh.choice = *choice;
 	if (bl_map_insert(&bl_affinity_in, key, &fresh) != -BL_EEXIST)
-		return row;
+		return to;
 
 	/* Another connection of this client was first: follow it. */
 	record = bpf_map_lookup_elem(&bl_affinity_in, key);
 	if (record) {
 		__u64 theirs = BL_LOAD(record->choice);
-		const struct bl_backend *first = bl_choice_valid(theirs, v->service, 1 << v->which);
+		const struct bl_target *first = bl_choice_valid(theirs, v->service, 1 << v->which);
 
 		if (first) {
 			*choice = theirs;
 			return first;
 		}
 	}
-	return row;
+	return to;
 }
 
 /* A backend for a new flow whose verdict is FORWARD; now is only looked at if the Service has affinity. */
-static __always_inline const struct bl_backend *
+static __always_inline const struct bl_target *
 bl_choose(const struct bl_verdict *v, const struct bl_affinity_key *key, __u64 now, __u32 rnd, __u64 *choice)
 {
 	if (!(__u32)v->policy)

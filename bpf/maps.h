@@ -23,9 +23,10 @@ struct {
 } bl_frontends __weak SEC(".maps");
 
 /*
- * bl_services: service index -> two sets and the policies. Writer: agent, by
- * mapped stores only. Readers: BPF, CLI. A row lives as long as its ServicePort;
- * the index is re-used after a grace period.
+ * bl_services: service index -> two sets, the policies, and counters. Writer: agent,
+ * by mapped stores only; of the counters BPF, by atomic adds (the agent clears them
+ * when the index gets a new owner). Readers: BPF, CLI. A row lives as long as its
+ * ServicePort; the index is re-used after a grace period.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -36,16 +37,16 @@ struct {
 } bl_services __weak SEC(".maps");
 
 /*
- * bl_slots: slot -> backend id; a set is a range of slots. Writer: agent, mapped
- * stores into ranges no set points to. Readers: BPF, CLI. A range is re-used
- * after a grace period. (The kernel's stride is 8 bytes.)
+ * bl_slots: slot -> backend and its address; a set is a range of slots. Writer: agent,
+ * mapped stores into ranges no set points to. Readers: BPF, CLI. A range is re-used
+ * after a grace period.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 8192);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, struct bl_slot);
 } bl_slots __weak SEC(".maps");
 
 /*
@@ -118,10 +119,25 @@ struct {
 } bl_agent __weak SEC(".maps");
 
 /*
- * bl_flows: socket cookie -> what the socket dialled and got. Writer: BPF.
- * Readers: BPF (getpeername, recvmsg, sendmsg), CLI. Lives until sock_release.
- * A full map is benign: getpeername then shows the backend. The size is a compromise:
- * as many flows as nf_conntrack_max has by default, for a table of 4 MiB.
+ * bl_flows_near: socket cookie modulo BL_NEAR -> what the socket dialled and got.
+ * Cookies are handed out one after another (sock_gen_cookie(), per CPU), so that the
+ * rows of new sockets lie side by side: no allocation, no bucket, no page that is not
+ * in use already, which makes a short connection half as dear as a hash does. Writer:
+ * BPF. Readers: BPF (getpeername, recvmsg, sendmsg), CLI. A row lives until
+ * sock_release. A socket whose row is taken has one in bl_flows.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, BL_NEAR);
+	__type(key, __u32);
+	__type(value, struct bl_near);
+} bl_flows_near __weak SEC(".maps");
+
+/*
+ * bl_flows: socket cookie -> the same, for sockets whose row in bl_flows_near was
+ * another's when they first needed one. Writer: BPF. Readers: BPF, CLI. Lives until
+ * sock_release. A full map is benign: getpeername then shows the backend. The size is
+ * a compromise: as many flows as nf_conntrack_max has by default, for 4 MiB of buckets.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -155,14 +171,5 @@ struct {
 	__type(key, struct bl_affinity_key);
 	__type(value, struct bl_affinity);
 } bl_affinity_in __weak SEC(".maps");
-
-/* bl_stats: service index -> counters. Writer: BPF, atomics. Readers: all. Cleared when the index gets a new owner. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1024);
-	__type(key, __u32);
-	__type(value, struct bl_stats);
-} bl_stats __weak SEC(".maps");
 
 #endif

@@ -98,7 +98,7 @@ static __always_inline bool bl_decide_socket(__u64 frontend, const struct bl_add
 	return true;
 }
 
-static __always_inline const struct bl_backend *
+static __always_inline const struct bl_target *
 bl_choose_for(struct bpf_sock_addr *ctx, const struct bl_verdict *v, __u64 netns, __u64 *choice)
 {
 	struct bl_affinity_key key = { .service = v->service };
@@ -113,28 +113,28 @@ bl_choose_for(struct bpf_sock_addr *ctx, const struct bl_verdict *v, __u64 netns
 }
 
 static __always_inline void bl_flow_fill(struct bl_flow *flow, const struct bl_frontend_key *key,
-					 const struct bl_backend *row, __u64 choice, __u32 service)
+					 const struct bl_target *to, __u64 choice, __u32 service)
 {
 	flow->choice = choice;
 	flow->dialled = key->addr;
-	flow->backend = row->addr;
+	flow->backend = to->addr;
 	flow->dialled_port = key->port;
-	flow->backend_port = row->port;
+	flow->backend_port = to->port;
 	flow->proto = key->proto;
 	flow->service = service;
 }
 
 /* The backend a UDP socket has already used for this frontend from this port: the flow goes on (DEC-2). */
-static __always_inline const struct bl_backend *bl_reconnected(struct bpf_sock_addr *ctx, __u64 cookie,
-							       const struct bl_peer *peer, __u32 service,
-							       __u64 *choice)
+static __always_inline const struct bl_target *bl_reconnected(struct bpf_sock_addr *ctx, __u64 cookie,
+							      const struct bl_peer *peer, __u32 service,
+							      __u64 *choice)
 {
 	struct bl_flow *flow;
 
 	/* Never bound, or dissolved: another source port is another flow. */
 	if (!ctx->sk->src_port)
 		return NULL;
-	flow = bl_flow_find(cookie, bpf_map_lookup_elem(&bl_flows, &cookie), peer);
+	flow = bl_flow_find(cookie, bl_flow_of(cookie), peer);
 	if (!flow)
 		return NULL;
 	*choice = BL_LOAD(flow->choice);
@@ -147,22 +147,23 @@ static __always_inline bool bl_connect_forward(struct bpf_sock_addr *ctx, const 
 {
 	struct bl_peer peer = { .addr = key->addr, .port = key->port };
 	struct bl_flow flow = { .kind = BL_FLOW_CONNECTED, .netns = netns };
+	bool fresh = !bl_known_cookie(ctx->sk);
 	__u64 cookie = bpf_get_socket_cookie(ctx);
-	const struct bl_backend *row = NULL;
+	const struct bl_target *to = NULL;
 	__u64 choice = 0;
 
-	if (key->proto == IPPROTO_UDP)
-		row = bl_reconnected(ctx, cookie, &peer, v->service, &choice);
-	if (!row) {
-		row = bl_choose_for(ctx, v, netns, &choice);
-		if (!row)
+	if (key->proto == IPPROTO_UDP && !fresh)
+		to = bl_reconnected(ctx, cookie, &peer, v->service, &choice);
+	if (!to) {
+		to = bl_choose_for(ctx, v, netns, &choice);
+		if (!to)
 			return false;
 		bl_count(v->service, connections);
 	}
-	bl_peer_store(ctx, v6, &row->addr, row->port);
+	bl_peer_store(ctx, v6, &to->addr, to->port);
 	if (!bl_is_kernel_socket(ctx)) {
-		bl_flow_fill(&flow, key, row, choice, v->service);
-		bl_flow_connected(cookie, &flow);
+		bl_flow_fill(&flow, key, to, choice, v->service);
+		bl_flow_connected(cookie, fresh, &flow);
 	}
 	return true;
 }
@@ -212,36 +213,36 @@ static __always_inline int bl_connect(struct bpf_sock_addr *ctx, const bool v6)
  * sk_v6_daddr).
  */
 static __always_inline void bl_send_first(struct bpf_sock_addr *ctx, const bool v6,
-					  const struct bl_frontend_key *key, __u64 frontend,
+					  const struct bl_frontend_key *key, __u64 frontend, bool fresh,
 					  struct bl_flow *first, struct bl_flow *flow, __u64 former)
 {
-	struct bl_flow fresh = { .kind = BL_FLOW_DATAGRAM };
-	const struct bl_backend *row;
+	struct bl_flow sent = { .kind = BL_FLOW_DATAGRAM };
+	const struct bl_target *to;
 	struct bl_verdict v = {};
 	__u64 choice = 0;
 
 	/* Without a row each datagram would go elsewhere: the packet path keeps a flow together. */
 	if (bl_is_kernel_socket(ctx))
 		return;
-	fresh.netns = bpf_get_netns_cookie(ctx);
-	bl_decide_socket(frontend, &key->addr, fresh.netns, &v);
+	sent.netns = bpf_get_netns_cookie(ctx);
+	bl_decide_socket(frontend, &key->addr, sent.netns, &v);
 	if (v.action != BL_FORWARD)
 		return;
-	row = bl_choice_valid(former, v.service, 1 << v.which);
+	to = bl_choice_valid(former, v.service, 1 << v.which);
 	choice = former;
-	if (!row)
-		row = bl_choose_for(ctx, &v, fresh.netns, &choice);
-	if (!row)
+	if (!to)
+		to = bl_choose_for(ctx, &v, sent.netns, &choice);
+	if (!to)
 		return;
 	if (flow) {
 		BL_STORE(flow->service, v.service);
 		BL_STORE(flow->choice, choice);
 	} else {
-		bl_flow_fill(&fresh, key, row, choice, v.service);
-		bl_flow_sent(bpf_get_socket_cookie(ctx), bl_is_connected(ctx), first, &fresh);
+		bl_flow_fill(&sent, key, to, choice, v.service);
+		bl_flow_sent(bpf_get_socket_cookie(ctx), fresh, bl_is_connected(ctx), first, &sent);
 	}
 	bl_count(v.service, connections);
-	bl_peer_store(ctx, v6, &row->addr, row->port);
+	bl_peer_store(ctx, v6, &to->addr, to->port);
 }
 
 /*
@@ -253,18 +254,22 @@ static __always_inline int bl_sendmsg(struct bpf_sock_addr *ctx, const bool v6)
 {
 	struct bl_peer peer = bl_peer_load(ctx, v6);
 	struct bl_frontend_key key = { .addr = peer.addr, .port = peer.port, .proto = IPPROTO_UDP };
-	const struct bl_backend *row;
+	const struct bl_target *to;
+	struct bl_flow *first = NULL, *flow = NULL;
 	__u64 frontend, cookie, former = 0;
-	struct bl_flow *first, *flow;
+	bool fresh;
 
 	if (ctx->protocol != IPPROTO_UDP)
 		return BL_ALLOW;
 	frontend = bl_frontend_lookup(&key);
 	if (!frontend)
 		return BL_ALLOW;
-	cookie = bpf_get_socket_cookie(ctx);
-	first = bpf_map_lookup_elem(&bl_flows, &cookie);
-	flow = bl_flow_find(cookie, first, &peer);
+	cookie = bl_known_cookie(ctx->sk);
+	fresh = !cookie;
+	if (!fresh) {
+		first = bl_flow_of(cookie);
+		flow = bl_flow_find(cookie, first, &peer);
+	}
 	if (flow && flow->kind == BL_FLOW_CONNECTED) {
 		if (bl_is_connected(ctx)) {
 			bl_peer_store(ctx, v6, &flow->backend, flow->backend_port);
@@ -274,13 +279,13 @@ static __always_inline int bl_sendmsg(struct bpf_sock_addr *ctx, const bool v6)
 		flow = NULL;
 	}
 	if (flow) {
-		row = bl_choice_valid(BL_LOAD(flow->choice), BL_FRONTEND_INDEX(frontend), BL_BACKEND_SERVING);
-		if (row) {
-			bl_peer_store(ctx, v6, &row->addr, row->port);
+		to = bl_choice_valid(BL_LOAD(flow->choice), BL_FRONTEND_INDEX(frontend), BL_BACKEND_SERVING);
+		if (to) {
+			bl_peer_store(ctx, v6, &to->addr, to->port);
 			return BL_ALLOW;
 		}
 	}
-	bl_send_first(ctx, v6, &key, frontend, first, flow, former);
+	bl_send_first(ctx, v6, &key, frontend, fresh, first, flow, former);
 	return BL_ALLOW;
 }
 
@@ -293,7 +298,7 @@ static __always_inline int bl_recvmsg(struct bpf_sock_addr *ctx, const bool v6)
 
 	if (!cookie)
 		return BL_ALLOW;
-	flow = bpf_map_lookup_elem(&bl_flows, &cookie);
+	flow = bl_flow_of(cookie);
 	if (!flow)
 		return BL_ALLOW;
 	peer = bl_peer_load(ctx, v6);
@@ -318,7 +323,7 @@ static __always_inline int bl_getpeername(struct bpf_sock_addr *ctx, const bool 
 
 	if (!cookie)
 		return BL_ALLOW;
-	flow = bpf_map_lookup_elem(&bl_flows, &cookie);
+	flow = bl_flow_of(cookie);
 	if (!flow || flow->kind != BL_FLOW_CONNECTED)
 		return BL_ALLOW;
 	peer = bl_peer_load(ctx, v6);
@@ -342,22 +347,12 @@ BL_STUB(bl_recvmsg6, "cgroup/recvmsg6", bl_recvmsg, true)
 BL_STUB(bl_getpeername4, "cgroup/getpeername4", bl_getpeername, false)
 BL_STUB(bl_getpeername6, "cgroup/getpeername6", bl_getpeername, true)
 
-/* A socket's rows go with it. Only UDP sockets have further ones, for which the first is looked at. */
 SEC("cgroup/sock_release")
 int bl_sock_release(struct bpf_sock *ctx)
 {
 	__u64 cookie = bl_known_cookie(ctx);
-	struct bl_flow *flow;
 
-	if (!cookie)
-		return BL_ALLOW;
-	if (ctx->protocol == IPPROTO_UDP) {
-		flow = bpf_map_lookup_elem(&bl_flows, &cookie);
-		if (!flow)
-			return BL_ALLOW;
-		if (flow->more)
-			bl_more_delete(cookie);
-	}
-	bpf_map_delete_elem(&bl_flows, &cookie);
+	if (cookie)
+		bl_flow_released(cookie, ctx->protocol == IPPROTO_UDP);
 	return BL_ALLOW;
 }

@@ -6,13 +6,13 @@
 #include "maps.h"
 
 /* Adds one to a field of the row of a service index. */
-#define bl_count(index, field)                                                         \
-	({                                                                             \
-		__u32 ____index = (index);                                             \
-		struct bl_stats *____row = bpf_map_lookup_elem(&bl_stats, &____index); \
-                                                                                       \
-		if (____row)                                                           \
-			__sync_fetch_and_add(&____row->field, 1);                      \
+#define bl_count(index, field)                                                              \
+	({                                                                                  \
+		__u32 ____index = (index);                                                  \
+		struct bl_service *____row = bpf_map_lookup_elem(&bl_services, &____index); \
+                                                                                            \
+		if (____row)                                                                \
+			__sync_fetch_and_add(&____row->stats.field, 1);                     \
 	})
 
 #endif

@@ -72,13 +72,46 @@ enum bl_policy_flags {
 	BL_POLICY_EXTERNAL_LOCAL = 4,
 };
 
-/* Row of bl_services. Each word is written with one aligned 8-byte store. */
+/* Counters of a ServicePort; atomic adds. */
+struct bl_stats {
+	__u64 connections;
+	__u64 refused;
+	__u64 dropped; /* left to the packet path, which drops (REJ-2) */
+	__u64 spare;
+};
+
+/*
+ * Row of bl_services. Each word of the agent's is written with one aligned 8-byte
+ * store. The counters lie beside them: they cost a connection no cache line and no
+ * page that it has not touched.
+ */
 struct bl_service {
 	__u64 set[2]; /* enum bl_which */
 	__u64 policy;
 	__u64 spare;
+	struct bl_stats stats;
 };
-_Static_assert(sizeof(struct bl_service) == 32, "bl_service");
+_Static_assert(sizeof(struct bl_service) == 64, "bl_service");
+
+/* Where a flow goes. */
+struct bl_target {
+	struct bl_addr addr;
+	__be16 port;
+	__u16 spare;
+};
+_Static_assert(sizeof(struct bl_target) == 20, "bl_target");
+
+/*
+ * Row of bl_slots: a backend, with the address of its row in bl_backends, so that a new
+ * choice has all it needs in one cache line.
+ */
+struct bl_slot {
+	struct bl_target to;
+	__u32 backend;
+	__u32 generation;
+	__u32 spare;
+};
+_Static_assert(sizeof(struct bl_slot) == 32, "bl_slot");
 
 enum bl_backend_flags {
 	BL_BACKEND_IN_CLUSTER = 1, /* = 1 << BL_CLUSTER */
@@ -91,9 +124,7 @@ enum bl_backend_flags {
  * one u64 so that one load tells whether a stored {id, generation} still holds.
  */
 struct bl_backend {
-	struct bl_addr addr;
-	__be16 port;
-	__u16 spare;
+	struct bl_target to;
 	__u32 service;
 	__u64 state;
 };
@@ -207,6 +238,21 @@ struct bl_flow {
 };
 _Static_assert(sizeof(struct bl_flow) == 64, "bl_flow");
 
+/* Rows of bl_flows_near: a power of two. */
+#define BL_NEAR 16384
+
+/*
+ * Row of bl_flows_near. The lock is held to take the row and to write it whole; the
+ * row is its owner's until the owner stores 0 into cookie.
+ */
+struct bl_near {
+	struct bpf_spin_lock lock;
+	__u32 spare;
+	__u64 cookie; /* of the socket whose row this is, 0: nobody's */
+	struct bl_flow flow;
+};
+_Static_assert(sizeof(struct bl_near) == 80, "bl_near");
+
 /* Key of bl_flows_more: the seq-th (0..BL_MORE_MAX-1) further frontend of one UDP socket. */
 struct bl_more_key {
 	__u64 cookie;
@@ -226,14 +272,6 @@ struct bl_affinity_key {
 struct bl_affinity {
 	__u64 choice;  /* BL_CHOICE */
 	__u64 used_ns; /* CLOCK_MONOTONIC of the last new connection (AFF-3) */
-};
-
-/* Row of bl_stats, by service index; atomic adds. */
-struct bl_stats {
-	__u64 connections;
-	__u64 refused;
-	__u64 dropped; /* left to the packet path, which drops (REJ-2) */
-	__u64 spare;
 };
 
 #endif

@@ -1,9 +1,9 @@
-//! What sockets dialled and what they got: `bl_flows` and `bl_flows_more`.
+//! What sockets dialled and what they got: `bl_flows_near`, `bl_flows` and `bl_flows_more`.
 
 use std::io;
 use std::net::SocketAddr;
 
-use super::maps::{Reader, scan_hash};
+use super::maps::{Reader, scan_hash, scan_locked};
 use super::wire;
 use crate::model::addr::Protocol;
 use crate::plan::table::{BackendId, ServiceId};
@@ -47,6 +47,10 @@ impl Reader {
     /// A map could not be read.
     pub fn flows(&self) -> io::Result<Vec<FlowRow>> {
         let mut flows = Vec::new();
+        scan_locked(self.map("bl_flows_near"), |_, value| {
+            let row = wire::read::<wire::bl_near>(value).filter(|near| near.cookie != 0);
+            flows.extend(row.and_then(|near| flow(near.cookie, 0, &near.flow)));
+        })?;
         scan_hash(self.map("bl_flows"), |key, value| {
             let row = wire::read::<u64>(key).zip(wire::read(value));
             flows.extend(row.and_then(|(cookie, row)| flow(cookie, 0, &row)));

@@ -10,14 +10,14 @@ use libbpf_rs::{MapCore, MapHandle};
 use super::load::{GROUPS, Loaded, Place, SOCKET};
 use super::maps::{Mapping, PinnedTables, mapped_len, scan_hash, stride};
 use super::pins::Side;
-use super::{Datapath, attach, load, pins, size_of, sys};
+use super::{Datapath, attach, load, pins, size_of, sys, wire};
 use crate::plan::table::{Limits, Map, Tables};
 
 /// Larger tables that the links have taken.
 struct Filled {
     loaded: Loaded,
     tables: PinnedTables,
-    /// The counters as they were copied.
+    /// The words of `bl_services` as they were copied, counters among them.
     counted: Vec<u64>,
 }
 
@@ -111,7 +111,7 @@ impl Datapath {
             }
             let copied = if old.map_type() == libbpf_rs::MapType::Array {
                 copy_array(old, new).map(|words| {
-                    if *name == Map::Stats.name() {
+                    if *name == Map::Services.name() {
                         counted = words;
                     }
                 })
@@ -134,13 +134,14 @@ impl Datapath {
     /// Adds what was counted in the old map after it was copied.
     fn add_missed_counts(&self, old: &[(&'static str, MapHandle)], counted: &[u64]) -> Result<()> {
         let (_, old) =
-            old.iter().find(|(name, _)| *name == Map::Stats.name()).context("bl_stats is a map")?;
-        let new = self.map(Map::Stats)?;
+            old.iter().find(|(name, _)| *name == Map::Services.name()).context("bl_services is a map")?;
+        let new = self.map(Map::Services)?;
         if counted.is_empty() {
             return Ok(());
         }
         let (from, to) = (map_whole(old, false)?, map_whole(new, true)?);
-        for (at, before) in (0..).step_by(8).zip(counted) {
+        let words = (0..).step_by(8).zip(counted);
+        for (at, before) in words.filter(|(at, _)| at % stride(old) >= wire::SERVICE_STATS) {
             let missed = from.word(at).load(Ordering::Relaxed).wrapping_sub(*before);
             if missed != 0 {
                 to.word(at).fetch_add(missed, Ordering::Relaxed);

@@ -67,7 +67,7 @@ pub(crate) fn links() -> io::Result<()> {
 pub(crate) fn batches() -> io::Result<()> {
     let map = sys::map_create(bpf::BPF_MAP_TYPE_HASH, NAME, [4, 4, 2], 0, None)?;
     sys::update_batch(map.as_fd(), &[0; 8], &[0; 8], 1)?;
-    sys::lookup_batch(map.as_fd(), &mut None, &mut [0; 8], &mut [0; 8], 2).map(drop)
+    sys::lookup_batch(map.as_fd(), &mut None, &mut [0; 8], &mut [0; 8], 2, 0).map(drop)
 }
 
 /// Whether a grace period can be had from a map-in-map.

@@ -275,7 +275,7 @@ fn placement(tree: &Tree, sides: &Sides, options: &Options) -> Result<Placement>
 fn size_of(map: &str, limits: &Limits, flows: u32) -> Option<u32> {
     match map {
         "bl_frontends" => Some(limits.frontends),
-        "bl_services" | "bl_stats" => Some(limits.services),
+        "bl_services" => Some(limits.services),
         "bl_slots" => Some(limits.slots),
         "bl_backends" | "bl_endpoints" => Some(limits.backends),
         "bl_names" => Some(limits.names),

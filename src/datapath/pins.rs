@@ -1,4 +1,4 @@
-//! The tree of pins: `<bpf-root>/beeline/{tables,flow,stats}-LAYOUT` and `links/`, its lock, and how a
+//! The tree of pins: `<bpf-root>/beeline/{tables,flow}-LAYOUT` and `links/`, its lock, and how a
 //! new folder takes the place of an old one.
 //!
 //! A folder is built aside (`…-new`, or `…-grown`), becomes live when the links take programs that

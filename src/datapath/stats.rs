@@ -7,7 +7,7 @@ use super::maps::Reader;
 use super::{sys, wire};
 use crate::plan::table::{Map, ServiceId};
 
-/// A row of `bl_stats`: counts since the service index got its owner.
+/// The counters in a row of `bl_services`: since the service index got its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Stats {
     /// Flows that were given a backend.
@@ -30,15 +30,17 @@ impl Reader {
     /// # Errors
     /// The map could not be read.
     pub fn stats(&self) -> io::Result<Vec<(ServiceId, Stats)>> {
-        let rows = self.array::<wire::bl_stats>(Map::Stats.name())?;
-        Ok(rows.into_iter().map(|(id, row)| (ServiceId(id), row.into())).collect())
+        let rows = self.array::<wire::bl_service>(Map::Services.name())?;
+        let counted = rows.into_iter().map(|(id, row)| (ServiceId(id), Stats::from(row.stats)));
+        Ok(counted.filter(|(_, stats)| *stats != Stats::default()).collect())
     }
 
     /// The counters of one service index; zero if there is no such row.
     pub fn stats_of(&self, id: ServiceId) -> Stats {
-        let mut value = [0; size_of::<wire::bl_stats>()];
-        let map = self.map(Map::Stats.name());
+        let mut value = [0; size_of::<wire::bl_service>()];
+        let map = self.map(Map::Services.name());
         let found = sys::lookup(map.as_fd(), &id.0.to_ne_bytes(), &mut value).unwrap_or(false);
-        found.then(|| wire::read::<wire::bl_stats>(&value)).flatten().map(Stats::from).unwrap_or_default()
+        let row = found.then(|| wire::read::<wire::bl_service>(&value)).flatten();
+        row.map(|row| row.stats.into()).unwrap_or_default()
     }
 }

@@ -239,15 +239,17 @@ pub(crate) fn update_batch(
 }
 
 /// Reads up to `count` elements. `cursor` is where the last call ended (`None` at first) and is moved on.
-/// Returns how many were read and whether more may follow.
+/// Returns how many were read and whether more may follow. `elem_flags` is 0, or `BPF_F_LOCK` for values with
+/// a lock in them.
 pub(crate) fn lookup_batch(
     map: BorrowedFd<'_>,
     cursor: &mut Option<[u8; 4]>,
     keys: &mut [u8],
     values: &mut [u8],
     mut count: u32,
+    elem_flags: u64,
 ) -> io::Result<(u32, bool)> {
-    let opts = batch_opts();
+    let opts = libbpf_sys::bpf_map_batch_opts { elem_flags, ..batch_opts() };
     let mut start = cursor.unwrap_or_default();
     let from: *mut c_void = if cursor.is_some() { start.as_mut_ptr().cast() } else { std::ptr::null_mut() };
     let mut next = [0u8; 4];

@@ -13,7 +13,7 @@ use plain::Plain;
 
 pub(crate) use super::skel::types::{
     bl_addr, bl_agent, bl_aid, bl_backend, bl_endpoint, bl_flow, bl_frontend_key, bl_more_key, bl_name,
-    bl_name_key, bl_prefix_key, bl_service, bl_stats,
+    bl_name_key, bl_near, bl_prefix_key, bl_service, bl_slot, bl_stats, bl_target,
 };
 use crate::model::addr::{Family, Protocol};
 use crate::model::names::{ObjectName, ServicePortName};
@@ -36,8 +36,10 @@ macro_rules! wire {
 wire! {
     bl_addr = 16 { w @ 0 }
     bl_frontend_key = 20 { addr @ 0, port @ 16, proto @ 18, scope @ 19 }
-    bl_service = 32 { set @ 0, policy @ 16, spare @ 24 }
-    bl_backend = 32 { addr @ 0, port @ 16, spare @ 18, service @ 20, state @ 24 }
+    bl_service = 64 { set @ 0, policy @ 16, spare @ 24, stats @ 32 }
+    bl_target = 20 { addr @ 0, port @ 16, spare @ 18 }
+    bl_slot = 32 { to @ 0, backend @ 20, generation @ 24, spare @ 28 }
+    bl_backend = 32 { to @ 0, service @ 20, state @ 24 }
     bl_endpoint = 8 { node @ 0, zone @ 4, flags @ 6 }
     bl_name_key = 8 { kind @ 0, id @ 4 }
     bl_name = 280 { rules @ 0, proto @ 16, family @ 17, spare @ 18, text @ 24 }
@@ -47,6 +49,7 @@ wire! {
         choice @ 0, dialled @ 8, backend @ 24, dialled_port @ 40, backend_port @ 42, proto @ 44, kind @ 45, more @ 46,
         service @ 48, netns @ 56,
     }
+    bl_near = 80 { spare @ 4, cookie @ 8, flow @ 16 }
     bl_more_key = 16 { cookie @ 0, seq @ 8 }
     bl_aid = 16 { socket @ 0, netns @ 8 }
     bl_stats = 32 { connections @ 0, refused @ 8, dropped @ 16 }
@@ -55,6 +58,7 @@ wire! {
 /// Byte offsets of the words that are stored one by one.
 pub(crate) const SERVICE_SET: usize = offset_of!(bl_service, set);
 pub(crate) const SERVICE_POLICY: usize = offset_of!(bl_service, policy);
+pub(crate) const SERVICE_STATS: usize = offset_of!(bl_service, stats);
 pub(crate) const BACKEND_STATE: usize = offset_of!(bl_backend, state);
 
 const SCOPE_PORT: u8 = 0;
@@ -84,6 +88,11 @@ pub(crate) fn bytes<T: Plain>(value: &T) -> &[u8] {
 pub(crate) fn words<T: Plain, const N: usize>(value: &T) -> [u64; N] {
     let all = bytes(value).as_chunks::<8>().0;
     std::array::from_fn(|i| u64::from_ne_bytes(all[i]))
+}
+
+/// A struct of the words it was stored by.
+pub(crate) fn of_words<T: Plain + Default, const N: usize>(words: &[u64; N]) -> T {
+    read(words.map(u64::to_ne_bytes).as_flattened()).unwrap_or_default()
 }
 
 pub(crate) fn addr(addr: IpAddr) -> bl_addr {
@@ -208,19 +217,19 @@ pub(crate) fn read_state(word: u64) -> BackendState {
 }
 
 pub(crate) fn backend(row: &BackendRow) -> bl_backend {
-    bl_backend {
-        addr: addr(row.addr),
-        port: row.port.to_be(),
-        spare: 0,
-        service: row.service.0,
-        state: state(row.state),
-    }
+    let to = bl_target { addr: addr(row.addr), port: row.port.to_be(), spare: 0 };
+    bl_backend { to, service: row.service.0, state: state(row.state) }
+}
+
+/// The slot that leads to a backend with this row.
+pub(crate) fn slot(id: BackendId, row: &bl_backend) -> bl_slot {
+    bl_slot { to: row.to, backend: id.0, generation: read_state(row.state).generation, spare: 0 }
 }
 
 pub(crate) fn read_backend(row: &bl_backend) -> BackendRow {
     BackendRow {
-        addr: read_addr(&row.addr),
-        port: u16::from_be(row.port),
+        addr: read_addr(&row.to.addr),
+        port: u16::from_be(row.to.port),
         service: ServiceId(row.service),
         state: read_state(row.state),
     }

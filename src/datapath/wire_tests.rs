@@ -80,7 +80,7 @@ fn rows_come_back() {
         state: BackendState { generation: 3, in_cluster: true, in_local: false, serving: true },
     };
     let raw = backend(&row);
-    assert_eq!(raw.port.to_ne_bytes(), 8080u16.to_be_bytes());
+    assert_eq!(raw.to.port.to_ne_bytes(), 8080u16.to_be_bytes());
     assert_eq!(read_backend(&raw), row);
     assert_eq!(words::<_, 4>(&raw)[3], raw.state);
     let info = EndpointInfo {

@@ -111,7 +111,7 @@ impl View {
         let reader = Reader::open(bpf_root)?;
         let mut view = View {
             rows: reader.rows().context("read the tables")?,
-            counters: reader.stats().context("read bl_stats")?.into_iter().collect(),
+            counters: reader.stats().context("read the counters")?.into_iter().collect(),
             kernel: kernel(),
             ..View::default()
         };

@@ -15,7 +15,7 @@ use super::rule::RuleSet;
 use crate::model::addr::Protocol;
 use crate::model::names::ServicePortName;
 
-/// Index of a ServicePort in `bl_services`. It outlives its row only in `bl_stats` and names.
+/// Index of a ServicePort in `bl_services`. It outlives its row only in names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceId(pub u32);
 
@@ -302,7 +302,7 @@ pub enum Op {
 pub enum Map {
     /// `bl_frontends`
     Frontends,
-    /// `bl_services` (and `bl_stats`, which has as many rows)
+    /// `bl_services`
     Services,
     /// `bl_slots`
     Slots,
@@ -316,8 +316,6 @@ pub enum Map {
     Netns,
     /// `bl_agent`
     Agent,
-    /// `bl_stats`
-    Stats,
     /// `bl_endpoints`
     Endpoints,
 }
@@ -334,7 +332,6 @@ impl Map {
             Map::Prefixes => "bl_prefixes",
             Map::Netns => "bl_netns",
             Map::Agent => "bl_agent",
-            Map::Stats => "bl_stats",
             Map::Endpoints => "bl_endpoints",
         }
     }

@@ -49,13 +49,13 @@ static __always_inline void bl_case_decide(struct bl_case *c, struct bl_verdict 
 	c->policy = v->policy;
 }
 
-static __always_inline void bl_case_backend(struct bl_case *c, const struct bl_backend *row)
+static __always_inline void bl_case_backend(struct bl_case *c, const struct bl_target *to)
 {
-	c->found = row != NULL;
-	if (!row)
+	c->found = to != NULL;
+	if (!to)
 		return;
-	c->addr = row->addr;
-	c->port = row->port;
+	c->addr = to->addr;
+	c->port = to->port;
 }
 
 static __always_inline void bl_run_decide(struct bl_case *c)
@@ -68,7 +68,7 @@ static __always_inline void bl_run_decide(struct bl_case *c)
 static __always_inline void bl_run_choose(struct bl_case *c)
 {
 	struct bl_affinity_key client = {};
-	const struct bl_backend *row;
+	const struct bl_target *to;
 	struct bl_verdict v = {};
 	__u64 choice = 0;
 
@@ -78,9 +78,9 @@ static __always_inline void bl_run_choose(struct bl_case *c)
 	client.client.w[2] = (__u32)c->netns;
 	client.client.w[3] = c->netns >> 32;
 	client.service = v.service;
-	row = bl_choose(&v, &client, c->now, c->rnd, &choice);
+	to = bl_choose(&v, &client, c->now, c->rnd, &choice);
 	c->choice = choice;
-	bl_case_backend(c, row);
+	bl_case_backend(c, to);
 }
 
 static __always_inline void bl_run_valid(struct bl_case *c)

@@ -6,7 +6,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU64;
 
 use libbpf_rs::{MapCore, MapHandle};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -45,18 +45,6 @@ impl Mapping {
         // SAFETY: in bounds and aligned (asserted; mappings start at a page), valid as long as `self`,
         // and nobody in this process accesses the memory in another way.
         unsafe { AtomicU64::from_ptr(word) }
-    }
-
-    /// The 4 bytes at `at`, which is a multiple of 4.
-    pub(crate) fn half(&self, at: usize) -> &AtomicU32 {
-        assert!(
-            at.is_multiple_of(4) && at + 4 <= self.len,
-            "half word {at} of a mapping of {} bytes",
-            self.len
-        );
-        let half = self.at.as_ptr().wrapping_add(at).cast();
-        // SAFETY: as in `word`.
-        unsafe { AtomicU32::from_ptr(half) }
     }
 }
 

@@ -11,4 +11,4 @@ pub use writer::PinnedTables;
 
 pub(crate) use array::{Mapping, mapped_len, stride};
 pub(crate) use grace::Grace;
-pub(crate) use scan::scan_hash;
+pub(crate) use scan::{scan_hash, scan_locked};

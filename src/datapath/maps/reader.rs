@@ -9,7 +9,7 @@ use std::sync::Arc;
 use libbpf_rs::{MapCore, MapHandle};
 use plain::Plain;
 
-use super::scan::{scan_array, scan_hash, scan_keys};
+use super::scan::{scan_array, scan_hash, scan_keys, scan_locked};
 use crate::datapath::load::GROUPS;
 use crate::datapath::pins::{Side, Tree};
 use crate::datapath::{sys, wire};
@@ -141,19 +141,21 @@ impl Reader {
     fn array_rows(&self, rows: &mut Rows) -> io::Result<()> {
         let services = self.array(Map::Services.name())?;
         let service = |(id, row)| (ServiceId(id), wire::read_service(&row));
-        rows.services = services.into_iter().map(service).collect();
-        let mut slots: Vec<u32> = Vec::new();
+        // Counters outlive the ServicePort: by them alone a row is not in use.
+        let is_used = |(_, row): &(ServiceId, ServiceRow)| *row != ServiceRow::default();
+        rows.services = services.into_iter().map(service).filter(is_used).collect();
+        let backends = self.array::<wire::bl_backend>(Map::Backends.name())?;
+        let mut slots: Vec<BackendId> = Vec::new();
         scan_array(self.map(Map::Slots.name()), 0, u32::MAX, |_, value| {
-            slots.extend(wire::read::<u32>(value));
+            slots.extend(wire::read(value).map(|slot| read_slot(&slot, &backends)));
         })?;
         for (id, row) in &rows.services {
             for which in Which::ALL.into_iter().filter(|which| row.sets[*which as usize].count > 0) {
                 let ids = range_of(&slots, row.sets[which as usize]);
-                rows.slots.push((*id, which, ids.iter().copied().map(BackendId).collect()));
+                rows.slots.push((*id, which, ids.to_vec()));
             }
         }
-        let backends = self.array(Map::Backends.name())?;
-        let backend = |(id, row)| (BackendId(id), wire::read_backend(&row));
+        let backend = |(id, row): (u32, wire::bl_backend)| (BackendId(id), wire::read_backend(&row));
         rows.backends =
             backends.into_iter().map(backend).filter(|(_, row)| row.state.generation != 0).collect();
         let endpoints = self.array(Map::Endpoints.name())?;
@@ -207,13 +209,14 @@ impl Reader {
         let slots: usize = rows.slots.iter().map(|(_, _, ids)| ids.len()).sum();
         let used = |name: &str| match name {
             "bl_frontends" => Ok(rows.frontends.len()),
-            "bl_services" | "bl_stats" => Ok(rows.services.len()),
+            "bl_services" => Ok(rows.services.len()),
             "bl_slots" => Ok(slots),
             "bl_backends" | "bl_endpoints" => Ok(rows.endpoints.len()),
             "bl_names" => Ok(rows.names.len() + rows.texts.len()),
             "bl_prefixes" => Ok(rows.prefixes.len()),
             "bl_netns" => Ok(rows.netns.len()),
             "bl_agent" => Ok(1),
+            "bl_flows_near" => self.near_flows(),
             other => {
                 let mut count = 0;
                 scan_hash(self.map(other), |_, _| count += 1).map(|()| count)
@@ -223,6 +226,15 @@ impl Reader {
             Ok(MapUse { name, used: used(name)? as u32, max: map.max_entries() })
         };
         self.maps.iter().map(of).collect()
+    }
+
+    /// Rows of `bl_flows_near` that are somebody's.
+    fn near_flows(&self) -> io::Result<usize> {
+        let mut count = 0;
+        scan_locked(self.map("bl_flows_near"), |_, value| {
+            count += usize::from(wire::read::<wire::bl_near>(value).is_some_and(|near| near.cookie != 0));
+        })?;
+        Ok(count)
     }
 
     /// The sizes of the maps that grow.
@@ -252,7 +264,7 @@ impl Lookup for Reader {
     fn slots(&self, set: SetWord) -> Vec<BackendId> {
         let mut ids = Vec::new();
         let read = scan_array(self.map(Map::Slots.name()), set.base, set.count, |_, value| {
-            ids.extend(wire::read::<u32>(value).map(BackendId));
+            ids.extend(wire::read::<wire::bl_slot>(value).map(|slot| BackendId(slot.backend)));
         });
         read.map(|()| ids).unwrap_or_default()
     }
@@ -276,8 +288,17 @@ impl Lookup for Reader {
     }
 }
 
+/// The backend of a slot, among those of `bl_backends` sorted by id; 0, which is none, if the slot does not
+/// say what the backend's row says.
+fn read_slot(slot: &wire::bl_slot, backends: &[(u32, wire::bl_backend)]) -> BackendId {
+    let row = backends.binary_search_by_key(&slot.backend, |(id, _)| *id);
+    let said = |at: usize| wire::slot(BackendId(slot.backend), &backends[at].1);
+    let is_true = row.is_ok_and(|at| wire::bytes(slot) == wire::bytes(&said(at)));
+    if is_true { BackendId(slot.backend) } else { BackendId(0) }
+}
+
 /// The slots of a set, as far as they exist.
-fn range_of(slots: &[u32], set: SetWord) -> &[u32] {
+fn range_of(slots: &[BackendId], set: SetWord) -> &[BackendId] {
     let start = (set.base as usize).min(slots.len());
     &slots[start..start.saturating_add(set.count as usize).min(slots.len())]
 }

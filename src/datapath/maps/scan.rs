@@ -19,7 +19,8 @@ pub(crate) fn scan_hash(map: &MapHandle, mut each: impl FnMut(&[u8], &[u8])) -> 
     let mut cursor = None;
     loop {
         let before = cursor;
-        let (count, more) = match sys::lookup_batch(map.as_fd(), &mut cursor, &mut keys, &mut values, room) {
+        let (count, more) = match sys::lookup_batch(map.as_fd(), &mut cursor, &mut keys, &mut values, room, 0)
+        {
             Ok(done) => done,
             // One bucket holds more than fits: ask again with more room.
             Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && room < map.max_entries() => {
@@ -45,6 +46,21 @@ pub(crate) fn scan_array(
     map: &MapHandle,
     first: u32,
     count: u32,
+    each: impl FnMut(u32, &[u8]),
+) -> io::Result<()> {
+    scan_rows(map, first, count, 0, each)
+}
+
+/// The same for every row of an array whose values have a lock: each is copied while nobody writes it.
+pub(crate) fn scan_locked(map: &MapHandle, each: impl FnMut(u32, &[u8])) -> io::Result<()> {
+    scan_rows(map, 0, u32::MAX, u64::from(libbpf_sys::BPF_F_LOCK), each)
+}
+
+fn scan_rows(
+    map: &MapHandle,
+    first: u32,
+    count: u32,
+    elem_flags: u64,
     mut each: impl FnMut(u32, &[u8]),
 ) -> io::Result<()> {
     let end = first.saturating_add(count).min(map.max_entries());
@@ -56,7 +72,8 @@ pub(crate) fn scan_array(
         // The cursor of an array is the row before.
         let mut cursor = row.checked_sub(1).map(u32::to_ne_bytes);
         let asked = room.min(end - row);
-        let (count, _) = sys::lookup_batch(map.as_fd(), &mut cursor, &mut keys, &mut values, asked)?;
+        let (count, _) =
+            sys::lookup_batch(map.as_fd(), &mut cursor, &mut keys, &mut values, asked, elem_flags)?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

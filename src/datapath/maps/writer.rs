@@ -26,7 +26,6 @@ pub struct PinnedTables {
     slots: Array,
     backends: Array,
     endpoints: Array,
-    stats: Array,
     names: MapHandle,
     prefixes: MapHandle,
     netns: MapHandle,
@@ -56,7 +55,6 @@ impl PinnedTables {
             slots: Array::windowed(take(Map::Slots)?, Map::Slots, WINDOWS),
             backends: Array::windowed(take(Map::Backends)?, Map::Backends, WINDOWS),
             endpoints: Array::windowed(take(Map::Endpoints)?, Map::Endpoints, WINDOWS),
-            stats: Array::windowed(take(Map::Stats)?, Map::Stats, 1),
             names: take(Map::Names)?,
             prefixes: take(Map::Prefixes)?,
             netns: take(Map::Netns)?,
@@ -76,7 +74,6 @@ impl PinnedTables {
             Map::Slots => self.slots.map(),
             Map::Backends => self.backends.map(),
             Map::Endpoints => self.endpoints.map(),
-            Map::Stats => self.stats.map(),
         }
     }
 
@@ -97,10 +94,20 @@ impl PinnedTables {
             return Err(TableError::Full { map: Map::Slots, limit: self.slots.rows() });
         }
         for (slot, id) in (base..).zip(ids) {
+            let words = wire::words::<_, 4>(&wire::slot(*id, &self.read_backend(*id)?));
             let (mapping, at) = self.slots.row(slot)?;
-            mapping.half(at).store(id.0, Ordering::Release);
+            for (offset, word) in (0..).step_by(8).zip(words) {
+                mapping.word(at + offset).store(word, Ordering::Relaxed);
+            }
         }
         Ok(())
+    }
+
+    /// A backend's row as it was written.
+    fn read_backend(&mut self, id: BackendId) -> Result<wire::bl_backend, TableError> {
+        let (mapping, at) = self.backends.row(id.0)?;
+        let words: [u64; 4] = std::array::from_fn(|n| mapping.word(at + 8 * n).load(Ordering::Relaxed));
+        Ok(wire::of_words(&words))
     }
 
     /// Address and port first, the state last and with release: who sees the new generation sees the new address.
@@ -115,9 +122,9 @@ impl PinnedTables {
     }
 
     fn clear_stats(&mut self, row: u32) -> Result<(), TableError> {
-        let (mapping, at) = self.stats.row(row)?;
+        let (mapping, at) = self.services.row(row)?;
         for offset in (0..size_of::<wire::bl_stats>()).step_by(8) {
-            mapping.word(at + offset).store(0, Ordering::Relaxed);
+            mapping.word(at + wire::SERVICE_STATS + offset).store(0, Ordering::Relaxed);
         }
         Ok(())
     }

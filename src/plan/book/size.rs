@@ -92,7 +92,7 @@ impl Book {
             rows.add(want);
             let (size, limit) = match map {
                 Map::Frontends => (&mut least.frontends, self.limits.frontends),
-                Map::Services | Map::Stats => (&mut least.services, self.limits.services),
+                Map::Services => (&mut least.services, self.limits.services),
                 Map::Slots => (&mut least.slots, self.limits.slots),
                 Map::Backends | Map::Endpoints => (&mut least.backends, self.limits.backends),
                 _ => (&mut least.names, self.limits.names),

@@ -68,7 +68,7 @@ fn map_of(op: &Op) -> Map {
         Op::NamePut(..) | Op::NameDelete(_) | Op::TextPut(..) | Op::TextDelete(_) => Map::Names,
         Op::PrefixPut(_) | Op::PrefixDelete(_) => Map::Prefixes,
         Op::NetnsPut(..) | Op::NetnsDelete(_) => Map::Netns,
-        Op::StatsClear(_) => Map::Stats,
+        Op::StatsClear(_) => Map::Services,
         Op::Settings(_) => Map::Agent,
     }
 }

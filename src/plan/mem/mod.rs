@@ -183,7 +183,7 @@ impl Tables for MemTables {
             Op::PrefixDelete(prefix) => drop(self.prefixes.remove(prefix)),
             Op::NetnsPut(cookie, class) => drop(self.netns.insert(*cookie, *class)),
             Op::NetnsDelete(cookie) => drop(self.netns.remove(cookie)),
-            Op::StatsClear(id) => drop(index(Map::Stats, id.0, self.limits.services)?),
+            Op::StatsClear(id) => drop(index(Map::Services, id.0, self.limits.services)?),
             Op::Settings(settings) => self.settings = settings.clone(),
         }
         Ok(())

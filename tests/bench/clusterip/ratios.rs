@@ -37,7 +37,8 @@ fn of_size(bench: &mut Bench, size: u32, case: &str) -> Result<()> {
     let plain = node.plain_cgroup()?;
     let through: Vec<SocketAddr> =
         (0..size.min(SPREAD)).map(|at| manifests::vip(at * (size / size.min(SPREAD)))).collect();
-    let (rounds, slice_ms) = if bench.quick { (15, 40) } else { (101, 120) };
+    // Many short slices: what else the machine does changes over tens of milliseconds.
+    let (rounds, slice_ms) = if bench.quick { (60, 10) } else { (901, 10) };
     let pair = |to: Vec<SocketAddr>, mode| -> Result<PairReport> {
         let load = |to: Vec<SocketAddr>| LoadSpec { to, ..LoadSpec::tcp(backend) }.mode(mode);
         let pairs = PairSpec {

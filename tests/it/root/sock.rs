@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use beeline::datapath::Datapath;
 use beeline::model::addr::Protocol;
 use beeline::plan::table::*;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::datapath_rig::{Rig, cgroup2};
 
@@ -243,6 +244,41 @@ fn each_frontend_of_one_socket_keeps_its_backend() {
         let round = || (1..=20).map(|index| ask(&socket, vip(index))).collect::<Vec<_>>();
         let first = round();
         assert!((0..5).all(|_| round() == first));
+    });
+}
+
+#[test]
+fn more_sockets_than_have_a_place_near_show_what_they_dialled() {
+    // SOCK-3; bl_flows_near has 16384 rows, and whose row is taken goes to bl_flows.
+    const SOCKETS: usize = 18_000;
+    alone("more_sockets_than_have_a_place_near_show_what_they_dialled", |world| {
+        let (files, (_, hard)) = (SOCKETS as u64 + 1000, getrlimit(Resource::RLIMIT_NOFILE).unwrap());
+        setrlimit(Resource::RLIMIT_NOFILE, files, hard.max(files)).expect("19,000 open files");
+        world.udp_service(1, &servers(4));
+        world.udp_service(2, &servers(1));
+        let sockets: Vec<UdpSocket> = (0..SOCKETS).map(|_| client()).collect();
+        sockets.iter().for_each(|socket| socket.connect(vip(1)).unwrap());
+        let used = |world: &World, name: &str| {
+            let usage = world.datapath.reader().unwrap().usage().unwrap();
+            usage.iter().find(|map| map.name == name).map_or(0, |map| map.used)
+        };
+        let (near, far) = (used(world, "bl_flows_near"), used(world, "bl_flows"));
+        assert!(near > 12_000 && far > 1_600 && near + far == SOCKETS as u32, "{near} near, {far} far");
+        assert_eq!(world.rows(), SOCKETS);
+        assert!(sockets.iter().all(|socket| socket.peer_addr().unwrap() == vip(1)));
+        // Whose row lies far is not moved, nor does it get a second one.
+        sockets.iter().step_by(7).for_each(|socket| socket.connect(vip(2)).unwrap());
+        for (at, socket) in sockets.iter().enumerate() {
+            let dialled = if at % 7 == 0 { vip(2) } else { vip(1) };
+            assert_eq!(socket.peer_addr().unwrap(), dialled);
+        }
+        assert_eq!(world.rows(), SOCKETS);
+        drop(sockets);
+        let late = Instant::now() + Duration::from_secs(10);
+        while world.rows() > 0 {
+            assert!(Instant::now() < late, "{} rows outlive their socket", world.rows());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     });
 }
 

@@ -231,8 +231,8 @@ pub fn policy(policy: Policy) -> u64 {
 }
 
 /// `struct bl_service`.
-pub fn service(row: &ServiceRow) -> [u8; 32] {
-    let mut bytes = [0; 32];
+pub fn service(row: &ServiceRow) -> [u8; 64] {
+    let mut bytes = [0; 64];
     bytes[0..8].copy_from_slice(&set_word(row.sets[0]).to_ne_bytes());
     bytes[8..16].copy_from_slice(&set_word(row.sets[1]).to_ne_bytes());
     bytes[16..24].copy_from_slice(&policy(row.policy).to_ne_bytes());
@@ -252,5 +252,14 @@ pub fn backend(row: &BackendRow) -> [u8; 32] {
     bytes[16..18].copy_from_slice(&row.port.to_be_bytes());
     bytes[20..24].copy_from_slice(&row.service.0.to_ne_bytes());
     bytes[24..32].copy_from_slice(&state(row.state).to_ne_bytes());
+    bytes
+}
+
+/// `struct bl_slot`.
+pub fn slot(id: u32, row: &BackendRow) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[..20].copy_from_slice(&backend(row)[..20]);
+    bytes[20..24].copy_from_slice(&id.to_ne_bytes());
+    bytes[24..28].copy_from_slice(&row.state.generation.to_ne_bytes());
     bytes
 }

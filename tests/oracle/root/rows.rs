@@ -140,9 +140,6 @@ impl Rows {
         for (id, row) in self.services.iter().enumerate() {
             bpf.put("bl_services", &(id as u32).to_ne_bytes(), &bpf::service(row));
         }
-        for (slot, id) in self.slots.iter().enumerate() {
-            bpf.put("bl_slots", &(slot as u32).to_ne_bytes(), &id.0.to_ne_bytes());
-        }
         for id in self.backends.keys() {
             self.write_backend(bpf, *id);
         }
@@ -152,8 +149,12 @@ impl Rows {
         bpf.put("bl_agent", &[0; 4], &agent);
     }
 
-    /// Writes one backend's row.
+    /// Writes one backend's row, and the slots that lead to it.
     pub fn write_backend(&self, bpf: &Bpf, id: u32) {
-        bpf.put("bl_backends", &id.to_ne_bytes(), &bpf::backend(&self.backends[&id]));
+        let row = &self.backends[&id];
+        bpf.put("bl_backends", &id.to_ne_bytes(), &bpf::backend(row));
+        for (slot, _) in self.slots.iter().enumerate().filter(|(_, backend)| backend.0 == id) {
+            bpf.put("bl_slots", &(slot as u32).to_ne_bytes(), &bpf::slot(id, row));
+        }
     }
 }
