@@ -12,6 +12,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+/// kubeadm's own objects for kube-proxy.
+pub const KUBEADM: &str = "../tests/data/kubeadm/kube-proxy.yaml";
+
 /// The objects of a file of `yaml/`, as they are written.
 pub fn objects(file: &str) -> Result<Vec<Value>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("yaml").join(file);
@@ -62,17 +65,32 @@ pub struct Workload {
 impl Workload {
     /// Reads the one DaemonSet of a file of `yaml/`.
     pub fn of(file: &str) -> Result<Workload> {
+        Workload::patched(file, &Value::Null)
+    }
+
+    /// kubeadm's DaemonSet, switched as docs/install.md says.
+    pub fn switched() -> Result<Workload> {
+        let patch = objects("switch.yaml")?;
+        ensure!(patch.len() == 1, "one patch");
+        Workload::patched(KUBEADM, &patch[0])
+    }
+
+    fn patched(file: &str, patch: &Value) -> Result<Workload> {
         let objects = objects(file)?;
         let kind = |kind: &str| objects.iter().filter(|object| object["kind"] == kind).collect::<Vec<_>>();
         let sets = kind("DaemonSet");
         ensure!(sets.len() == 1, "{file} has {} DaemonSets", sets.len());
+        let mut set = sets[0].clone();
+        if !patch.is_null() {
+            merge(&mut set, patch, "");
+        }
         let mut config_maps = BTreeMap::new();
         for written in kind("ConfigMap") {
             let map: ConfigMap = strict(written)?;
             let name = map.metadata.name.context("a ConfigMap without a name")?;
             config_maps.insert(name, map.data.unwrap_or_default());
         }
-        Ok(Workload { daemon_set: strict(sets[0])?, config_maps })
+        Ok(Workload { daemon_set: strict(&set)?, config_maps })
     }
 
     /// The pod.
@@ -96,10 +114,39 @@ impl Workload {
 /// Flags in the manifests that the binary does not take yet: `yaml::the_binary_takes…` fails on one that it does.
 pub const COMING: [&str; 2] = ["--config", "--init-only"];
 
-/// What a container is started with, its variables filled in as kubelet does it.
-pub fn arguments(container: &Container, node: &str) -> Vec<String> {
-    let given = container.args.iter().flatten().map(|argument| argument.replace("$(NODE_NAME)", node));
-    given.filter(|argument| !COMING.iter().any(|flag| argument.split('=').next() == Some(flag))).collect()
+/// A strategic merge, as `kubectl patch` does it: lists of named things are merged by their names, what else
+/// is a list is replaced.
+fn merge(base: &mut Value, patch: &Value, field: &str) {
+    let key = match field {
+        "containers" | "initContainers" | "volumes" | "env" => "name",
+        "volumeMounts" => "mountPath",
+        _ => "",
+    };
+    match (&mut *base, patch) {
+        (Value::Object(base), Value::Object(patch)) => {
+            for (name, value) in patch {
+                merge(base.entry(name).or_insert(Value::Null), value, name);
+            }
+        }
+        (Value::Array(base), Value::Array(patch)) if !key.is_empty() => {
+            for item in patch {
+                match base.iter_mut().find(|known| known[key] == item[key]) {
+                    Some(known) => merge(known, item, ""),
+                    None => base.push(item.clone()),
+                }
+            }
+        }
+        _ => *base = patch.clone(),
+    }
+}
+
+/// What a container runs, its variables filled in as kubelet does it. The image's entrypoint is `/beeline`.
+pub fn command_line(container: &Container, node: &str) -> Vec<String> {
+    let entrypoint = vec!["/beeline".to_owned()];
+    let line =
+        container.command.as_ref().unwrap_or(&entrypoint).iter().chain(container.args.iter().flatten());
+    let line = line.map(|argument| argument.replace("$(NODE_NAME)", node));
+    line.filter(|argument| !COMING.iter().any(|flag| argument.split('=').next() == Some(flag))).collect()
 }
 
 #[test]

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Container, Probe, ServiceAccount};
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use serde_json::Value;
 
-use crate::workload::{COMING, Workload, arguments, objects, strict};
+use crate::workload::{COMING, KUBEADM, Workload, command_line, objects, strict};
 
 const FILES: [&str; 2] = ["install.yaml", "uninstall.yaml"];
 
@@ -185,32 +185,49 @@ fn probes_ask_for_what_does_not_depend_on_the_node() -> Result<()> {
 /// The parser gets to `--help` if it takes all that comes before.
 #[test]
 fn the_binary_takes_the_arguments_of_every_container() -> Result<()> {
-    let parse = |args: &[String], name: &str| {
+    let parse = |line: &[String]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_beeline"));
-        command.arg0(name).args(args).arg("--help").output()
+        command.arg0(&line[0]).args(&line[1..]).arg("--help").output()
     };
-    for file in FILES {
-        let workload = Workload::of(file)?;
+    let (install, uninstall) = (Workload::of("install.yaml")?, Workload::of("uninstall.yaml")?);
+    // kubeadm's own command line, and what the switch makes of it.
+    for workload in [install, uninstall, Workload::of(KUBEADM)?, Workload::switched()?] {
         for container in workload.all_containers() {
-            assert!(container.command.is_none(), "the image knows what to run");
-            let args = arguments(container, "n1");
-            let output = parse(&args, "beeline")?;
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{file}: {}: {args:?}: {said}", container.name);
+            let line = command_line(container, "n1");
+            let output = parse(&line)?;
+            assert!(output.status.success(), "{line:?}: {}", String::from_utf8_lossy(&output.stderr));
         }
     }
     for flag in COMING {
-        let output = parse(&["run".into(), flag.to_owned()], "beeline")?;
+        let output = parse(&["beeline".into(), "run".into(), flag.to_owned()])?;
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(said.contains("unexpected argument"), "the binary takes {flag} now: strike it from COMING");
     }
-    // kubeadm's own command line.
-    let kubeadm = ["--config=/var/lib/kube-proxy/config.conf", "--hostname-override=n1"].map(str::to_owned);
-    let kubeadm = kubeadm.into_iter().filter(|arg| !COMING.iter().any(|flag| arg.starts_with(flag)));
-    let kubeadm: Vec<String> = kubeadm.collect();
-    let output = parse(&kubeadm, "/usr/local/bin/kube-proxy")?;
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(parse(&["run".into(), "--no-such-flag".into()], "beeline")?.status.code(), Some(2));
+    assert_eq!(parse(&["beeline".into(), "run".into(), "--no-such-flag".into()])?.status.code(), Some(2));
+    Ok(())
+}
+
+#[test]
+fn a_switched_kube_proxy_may_do_what_an_installed_agent_may() -> Result<()> {
+    let (install, switched) = (Workload::of("install.yaml")?, Workload::switched()?);
+    for (ours, theirs) in [("init", "init"), ("beeline", "kube-proxy")] {
+        let (ours, theirs) = (install.container(ours), switched.container(theirs));
+        assert_eq!(theirs.security_context, ours.security_context);
+        assert_eq!(theirs.image, ours.image);
+        for mount in ours.volume_mounts.iter().flatten() {
+            let is_node = ["bpf", "cgroup", "run"].contains(&mount.name.as_str());
+            assert!(
+                !is_node || theirs.volume_mounts.iter().flatten().any(|theirs| theirs == mount),
+                "{mount:?}"
+            );
+        }
+    }
+    assert_eq!(switched.pod().host_pid, install.pod().host_pid);
+    assert_eq!(switched.pod().containers.len(), 1);
+    let kubeadm = Workload::of(KUBEADM)?;
+    let (before, after) = (kubeadm.container("kube-proxy"), switched.container("kube-proxy"));
+    let command = |container: &Container| container.command.clone().unwrap_or_default();
+    assert!(command(after).starts_with(&command(before)), "kubeadm's command, and what is added");
     Ok(())
 }
 

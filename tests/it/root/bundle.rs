@@ -18,7 +18,7 @@ use k8s_openapi::api::core::v1::Container as Manifest;
 
 use super::bundle_spec::Spec;
 use super::image::Image;
-use crate::workload::Workload;
+use crate::workload::{Workload, command_line};
 
 /// How long a container may take to say something, or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,10 +41,12 @@ impl<'a> Machine<'a> {
     pub fn new(node: &'a Node) -> Result<Machine<'a>> {
         let dir = tempfile::tempdir()?;
         let image = Image::build()?;
-        for name in ["run", "manifests", "log"] {
+        for name in ["run", "manifests", "log", "modules"] {
             fs::create_dir(dir.path().join(name))?;
         }
-        fs::write(dir.path().join("kubelet.conf"), "")?;
+        for name in ["kubelet.conf", "xtables.lock"] {
+            fs::write(dir.path().join(name), "")?;
+        }
         // As ALONE shows it.
         let below = node.cgroup_root().strip_prefix(cgroup::root()?)?;
         let paths = [
@@ -52,6 +54,8 @@ impl<'a> Machine<'a> {
             ("/sys/fs/cgroup", Path::new("/sys/fs/cgroup").join(below)),
             ("/run/beeline", dir.path().join("run")),
             ("/etc/kubernetes/kubelet.conf", dir.path().join("kubelet.conf")),
+            ("/run/xtables.lock", dir.path().join("xtables.lock")),
+            ("/lib/modules", dir.path().join("modules")),
         ];
         let paths = paths.into_iter().map(|(path, place)| (path.to_owned(), place)).collect();
         Ok(Machine { node, dir, image, paths })
@@ -67,12 +71,13 @@ impl<'a> Machine<'a> {
         &self.paths[of_machine]
     }
 
-    /// Starts a container of a workload with these arguments. `change` may alter what the manifest says.
+    /// Starts a container of a workload with these arguments besides its own. `change` may alter what the manifest
+    /// says.
     pub fn start(
         &self,
         workload: &Workload,
         name: &str,
-        args: &[String],
+        more: &[String],
         change: impl FnOnce(&mut Manifest),
     ) -> Result<Container> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -82,11 +87,13 @@ impl<'a> Machine<'a> {
         copy_links(&self.image.files(), &bundle.join("rootfs"))?;
         let mut manifest = workload.container(name).clone();
         change(&mut manifest);
+        let mut line = command_line(&manifest, self.node.name());
+        line.extend_from_slice(more);
         let spec = Spec {
             workload,
             container: &manifest,
             image: &self.image.config,
-            args,
+            command_line: &line,
             paths: &self.paths,
             bundle: &bundle,
             manifests: &self.manifests(),
@@ -96,8 +103,8 @@ impl<'a> Machine<'a> {
     }
 
     /// Runs a container that ends by itself. Returns whether it was content, and all it said.
-    pub fn finish(&self, workload: &Workload, name: &str, args: &[String]) -> Result<(bool, String)> {
-        let mut container = self.start(workload, name, args, |_| {})?;
+    pub fn finish(&self, workload: &Workload, name: &str, more: &[String]) -> Result<(bool, String)> {
+        let mut container = self.start(workload, name, more, |_| {})?;
         let status = container.wait()?;
         Ok((status.success(), container.log()?))
     }

@@ -43,7 +43,7 @@ pub struct Spec<'a> {
     pub container: &'a Container,
     /// The image's own configuration.
     pub image: &'a Value,
-    pub args: &'a [String],
+    pub command_line: &'a [String],
     pub paths: &'a BTreeMap<String, PathBuf>,
     pub bundle: &'a Path,
     /// Mounted at `/manifests`, besides what the manifest says.
@@ -66,14 +66,11 @@ impl Spec<'_> {
         if !privileged && profile == Some("RuntimeDefault") {
             linux["seccomp"] = seccomp(&capabilities)?;
         }
-        let mut command =
-            self.image["Entrypoint"].as_array().context("an image without an entrypoint")?.clone();
-        command.extend(self.args.iter().map(|argument| json!(argument)));
         Ok(json!({
             "ociVersion": "1.0.2",
             "root": {"path": "rootfs", "readonly": context.read_only_root_filesystem == Some(true)},
             "process": {
-                "args": command,
+                "args": self.command_line,
                 "cwd": self.image["WorkingDir"],
                 "env": self.image["Env"],
                 "user": {"uid": context.run_as_user.unwrap_or(0), "gid": context.run_as_group.unwrap_or(0)},
@@ -109,6 +106,12 @@ impl Spec<'_> {
             mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
             mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", sys]),
         ];
+        if privileged {
+            // The whole tree; the cgroup namespace shows others their part of it.
+            let cgroup = self.paths.get("/sys/fs/cgroup");
+            mounts
+                .push(json!({"destination": "/sys/fs/cgroup", "source": cgroup, "options": ["bind", "rw"]}));
+        }
         for wanted in self.container.volume_mounts.iter().flatten() {
             mounts.push(self.volume_mount(wanted)?);
         }
