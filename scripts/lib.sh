@@ -114,6 +114,13 @@ packages() {
 			conntrack conntrack
 		LIST
 		;;
+	image) echo "buildah buildah" ;;
+	container)
+		cat <<-'LIST'
+			crun crun
+			golang-github-containers-common /usr/share/containers/seccomp.json
+		LIST
+		;;
 	lint)
 		cat <<-'LIST'
 			clang clang

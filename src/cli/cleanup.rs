@@ -4,8 +4,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use nix::sys::signal::{SigSet, Signal};
 
+use super::render::print;
 use crate::agent::state;
 use crate::datapath::pins::Tree;
 use crate::datapath::{attach, remove};
@@ -20,14 +22,33 @@ pub struct CleanupArgs {
     /// The cgroup v2 folder the programs are attached to; found by itself if not given
     #[arg(long)]
     cgroup_root: Option<PathBuf>,
+    /// Stay until SIGTERM once it is done, as the pod of a DaemonSet must (`yaml/uninstall.yaml`)
+    #[arg(long)]
+    stay: bool,
 }
 
-/// Detaches the programs and removes the tables, unless an agent is at work there. Then says what of ours is
-/// still attached, which belongs to another `--bpf-root`.
+/// Removes what is there, and stays if it is told to.
 ///
 /// # Errors
 /// An agent holds the tree's lock, or something cannot be removed.
 pub fn run(args: CleanupArgs) -> Result<ExitCode> {
+    if !args.stay {
+        return clean(args);
+    }
+    // Blocked before the work: a signal that comes meanwhile is found afterwards.
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block().context("block signals")?;
+    let code = clean(args)?;
+    print("done; staying until SIGTERM")?;
+    signals.wait().context("wait for a signal")?;
+    Ok(code)
+}
+
+/// Detaches the programs and removes the tables, unless an agent is at work there. Then says what of ours is
+/// still attached, which belongs to another `--bpf-root`.
+fn clean(args: CleanupArgs) -> Result<ExitCode> {
     let removed = remove::remove_all(&args.bpf_root)?;
     let state = state::remove_left(&args.bpf_root);
     let mut out = std::io::stdout().lock();

@@ -23,3 +23,5 @@ mod simulation;
 mod simulation_events;
 mod simulation_reader;
 mod simulation_world;
+mod workload;
+mod yaml;

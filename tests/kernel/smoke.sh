@@ -39,6 +39,8 @@ if [ "${1:-}" = --full ]; then
 		case ${binary##*/} in
 		# Pure functions: the same on every kernel.
 		lib | beeline | vectors) ;;
+		# Neither buildah nor a container runtime is here.
+		it) step "$binary" --skip root::container --skip root::image ;;
 		*) [ ! -x "$binary" ] || step "$binary" ;;
 		esac
 	done

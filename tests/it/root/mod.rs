@@ -1,9 +1,13 @@
 //! What needs root: namespaces, cgroups, BPF. Run with `cargo test --test it root::`.
 
 mod agent;
+mod bundle;
+mod bundle_spec;
+mod container;
 mod datapath;
 mod datapath_life;
 mod datapath_rig;
+mod image;
 mod inspect;
 mod matrix;
 mod matrix_affinity;

@@ -1,0 +1,142 @@
+//! The manifests' containers, run as they are written on a node of the sandbox.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use beeline::sandbox::cluster::Sandbox;
+use beeline::sandbox::pod::Pod;
+use beeline::sandbox::proto::{Dial, Serve};
+
+use super::bundle::{Container, Machine};
+use crate::workload::{KUBEADM, Workload};
+
+const SERVICE: &str = "10.96.0.10:80";
+
+/// A Service at [`SERVICE`] with one endpoint, `web`.
+fn write_service(machine: &Machine, web: &Pod) -> Result<()> {
+    let text = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\n\
+         spec: {{clusterIP: 10.96.0.10, ports: [{{port: 80}}]}}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: web-1, labels: {{kubernetes.io/service-name: web}}}}\n\
+         addressType: IPv4\nports: [{{name: \"\", port: 8080}}]\nendpoints: [{{addresses: [{}]}}]\n",
+        web.ip4()
+    );
+    fs::write(machine.manifests().join("web.yaml"), text).context("write a manifest")
+}
+
+/// The source that is given besides what the manifest says.
+fn manifests() -> [String; 1] {
+    ["--manifests=/manifests".into()]
+}
+
+fn start(machine: &Machine, workload: &Workload, name: &str) -> Result<Container> {
+    let mut agent = machine.start(workload, name, &manifests(), |_| {})?;
+    agent.says("ready")?;
+    Ok(agent)
+}
+
+/// Who answers at [`SERVICE`].
+fn dial(client: &Pod) -> Result<Option<String>> {
+    let to: SocketAddr = SERVICE.parse()?;
+    Ok(client.call(Dial { timeout_ms: 500, ..Dial::tcp(to) })?.reply)
+}
+
+/// What lies in a folder.
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(dir)?;
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+#[test]
+fn an_installed_agent_serves_and_what_it_leaves_is_uninstalled() -> Result<()> {
+    // SYNC-9, CFG-8
+    from_install_to_uninstall(&Workload::of("install.yaml")?, "beeline")
+}
+
+#[test]
+fn kubeadms_kube_proxy_is_switched_and_what_it_leaves_is_uninstalled() -> Result<()> {
+    // CFG-8
+    from_install_to_uninstall(&Workload::switched()?, "kube-proxy")
+}
+
+fn from_install_to_uninstall(install: &Workload, name: &str) -> Result<()> {
+    let sandbox = Sandbox::new("container")?;
+    let node = sandbox.add_node("n1")?;
+    let (web, client) = (node.add_pod("web")?, node.add_pod("client")?);
+    web.call(Serve::tcp(8080))?;
+    let machine = Machine::new(&node)?;
+    write_service(&machine, &web)?;
+    let uninstall = Workload::of("uninstall.yaml")?;
+
+    assert_eq!(dial(&client)?, None, "nobody serves yet");
+    let mut agent = start(&machine, install, name)?;
+    assert_eq!(dial(&client)?.as_deref(), Some("web"));
+    assert_eq!(agent.stop()?.code(), Some(0), "{}", agent.log()?);
+    assert_eq!(dial(&client)?.as_deref(), Some("web"), "SIGTERM leaves the data path in place");
+
+    let mut agent = start(&machine, install, name)?;
+    let holder = format!("is held by pid {} (/", agent.process()?.pid);
+    let (content, said) = machine.finish(install, name, &manifests())?;
+    assert!(!content && said.contains(&holder), "a second agent: {said}");
+    let (content, said) = machine.finish(&uninstall, "cleanup", &[])?;
+    assert!(!content && said.contains(&holder), "cleanup beside an agent: {said}");
+    assert_eq!(dial(&client)?.as_deref(), Some("web"));
+    agent.stop()?;
+
+    let (content, said) = machine.finish(&uninstall, "cleanup", &[])?;
+    assert!(content && said.contains("detached bl_connect4"), "{said}");
+    assert_eq!(dial(&client)?, None, "nobody serves any more");
+    assert_eq!(names(node.bpf_root())?, [""; 0]);
+    assert_eq!(names(machine.path("/run/beeline"))?, [""; 0]);
+    let mut stay = machine.start(&uninstall, "stay", &[], |_| {})?;
+    stay.says("done; staying until SIGTERM")?;
+    assert_eq!(stay.stop()?.code(), Some(0));
+    Ok(())
+}
+
+/// Image and binary exchanged, and nothing else: it serves, from a bpffs that goes with the container.
+#[test]
+fn kubeadms_own_container_serves_as_long_as_it_runs() -> Result<()> {
+    let sandbox = Sandbox::new("kubeadm")?;
+    let node = sandbox.add_node("n1")?;
+    let (web, client) = (node.add_pod("web")?, node.add_pod("client")?);
+    web.call(Serve::tcp(8080))?;
+    let machine = Machine::new(&node)?;
+    write_service(&machine, &web)?;
+    let mut agent = start(&machine, &Workload::of(KUBEADM)?, "kube-proxy")?;
+    assert_eq!(dial(&client)?.as_deref(), Some("web"));
+    assert_eq!(agent.stop()?.code(), Some(0), "{}", agent.log()?);
+    let end = Instant::now() + Duration::from_secs(10);
+    while dial(&client)?.is_some() {
+        assert!(Instant::now() < end, "its tables outlive it");
+    }
+    assert_eq!(names(node.bpf_root())?, [""; 0]);
+    Ok(())
+}
+
+/// A start on what another agent left asks the most: programs are opened by their id.
+#[test]
+fn the_agent_needs_each_of_its_capabilities() -> Result<()> {
+    let sandbox = Sandbox::new("capabilities")?;
+    let node = sandbox.add_node("n1")?;
+    let (machine, install) = (Machine::new(&node)?, Workload::of("install.yaml")?);
+    start(&machine, &install, "beeline")?.stop()?;
+    for (granted, missing) in
+        [(&["SYS_ADMIN"][..], "CAP_NET_ADMIN"), (&["BPF", "NET_ADMIN", "PERFMON"], "open program")]
+    {
+        let mut agent = machine.start(&install, "beeline", &manifests(), |container| {
+            let context = container.security_context.as_mut().expect("a security context");
+            // It would refuse bpf(2) without CAP_SYS_ADMIN.
+            context.seccomp_profile = None;
+            let names = granted.iter().map(|name| (*name).to_owned()).collect();
+            context.capabilities.as_mut().expect("capabilities").add = Some(names);
+        })?;
+        assert!(!agent.wait()?.success(), "{granted:?} were enough: {}", agent.log()?);
+        assert!(agent.log()?.contains(missing), "{granted:?}: {}", agent.log()?);
+    }
+    Ok(())
+}
