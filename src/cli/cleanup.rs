@@ -22,6 +22,13 @@ pub struct CleanupArgs {
     cgroup_root: Option<PathBuf>,
 }
 
+impl CleanupArgs {
+    /// For `run --cleanup`.
+    pub fn new(bpf_root: PathBuf, cgroup_root: Option<PathBuf>) -> CleanupArgs {
+        CleanupArgs { bpf_root, cgroup_root }
+    }
+}
+
 /// Detaches the programs and removes the tables, unless an agent is at work there. Then says what of ours is
 /// still attached, which belongs to another `--bpf-root`.
 ///
