@@ -23,15 +23,16 @@ pub struct Report {
     /// What of the data path could not be put back.
     broken: Vec<Pending>,
     repaired: u64,
+    sysctls: Vec<Pending>,
     is_file_bad: bool,
 }
 
 impl Report {
-    /// Nothing said yet.
+    /// Nothing said yet, but for the settings that could not be made.
     ///
     /// # Errors
     /// /proc is not mounted.
-    pub fn new(config: &Config) -> Result<Report> {
+    pub fn new(config: &Config, sysctls: Vec<Pending>) -> Result<Report> {
         Ok(Report {
             file: StateFile::new(&config.bpf_root)?,
             problems: BTreeSet::new(),
@@ -39,6 +40,7 @@ impl Report {
             conflicts: Vec::new(),
             broken: Vec::new(),
             repaired: 0,
+            sysctls,
             is_file_bad: false,
         })
     }
@@ -140,10 +142,10 @@ impl Report {
         let problems = self.problems.iter().filter(|problem| problem.severity != Severity::Note);
         let problems =
             problems.map(|problem| Pending { what: problem.place(), error: problem.message.clone() });
-        let rows = self.broken.iter().chain(&self.pending).chain(&self.conflicts);
+        let rows = self.broken.iter().chain(&self.pending).chain(&self.conflicts).chain(&self.sysctls);
         let pending = rows.cloned().chain(problems).collect();
-        let state = AgentState { pending, repaired: self.repaired, ..AgentState::default() };
-        let written = self.file.write(state);
+        let (repaired, sysctls) = (self.repaired, self.sysctls.clone());
+        let written = self.file.write(AgentState { pending, repaired, sysctls, ..AgentState::default() });
         if let (Err(error), false) = (&written, self.is_file_bad) {
             tracing::warn!("status will not show what is pending: {error:#}");
         }

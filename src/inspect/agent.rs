@@ -27,6 +27,9 @@ pub struct AgentState {
     /// How much this agent found changed by others, or detached, and put back (SYNC-6).
     #[serde(default)]
     pub repaired: u64,
+    /// Settings of the kernel that were wanted and could not be made (DEC-7); `doctor` shows them.
+    #[serde(default)]
+    pub sysctls: Vec<Pending>,
 }
 
 /// The state file of the agent with this `--bpf-root`.

@@ -4,6 +4,7 @@ mod agent;
 mod bundle;
 mod bundle_spec;
 mod container;
+mod config;
 mod datapath;
 mod datapath_life;
 mod datapath_rig;
