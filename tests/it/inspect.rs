@@ -181,6 +181,7 @@ fn the_status_has_the_fields_of_the_contract() {
             "kernel": "6.12.0",
             "node": "node-a",
             "agent": true,
+            "repaired": 0,
             "source": {"kind": null, "from": null, "synced": true},
             "features": {
                 "socket_lb": {"state": "on", "reason": ""},

@@ -3,8 +3,8 @@
 mod agent;
 mod bundle;
 mod bundle_spec;
-mod container;
 mod config;
+mod container;
 mod datapath;
 mod datapath_life;
 mod datapath_rig;
