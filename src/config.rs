@@ -2,7 +2,7 @@
 
 pub mod kube_proxy;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,6 +12,9 @@ use crate::model::node::HostFacts;
 
 /// Where the pins lie unless told otherwise: `beeline` below it.
 pub const BPF_ROOT: &str = "/sys/fs/bpf";
+
+/// Where metrics are served unless told otherwise (HLT-9).
+pub const METRICS_BIND_ADDRESS: &str = "127.0.0.1:10249";
 
 /// The flags of `run`, parsed and not yet judged together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub struct Flags {
     pub cluster_cidrs: Vec<IpNet>,
     /// `--masquerade-all` (SNAT-5)
     pub masquerade_all: bool,
+    /// `--metrics-bind-address` (HLT-9)
+    pub metrics_bind_address: Option<String>,
 }
 
 /// Where the objects come from.
@@ -95,6 +100,8 @@ pub struct Config {
     pub cluster_cidrs: Vec<IpNet>,
     /// `masqueradeAll` (SNAT-5)
     pub masquerade_all: bool,
+    /// Where metrics are served (HLT-9); `None`: nowhere.
+    pub metrics_bind: Option<SocketAddr>,
 }
 
 /// Flags that do not make sense together: a matter of usage.
@@ -113,6 +120,14 @@ pub enum ConfigError {
     /// EP-10
     #[error("the node has no name: the machine's host name is empty; give --node-name")]
     NoNodeName,
+    /// HLT-8
+    #[error("{flag}: '{text}' is no address to listen on: give one like 127.0.0.1:10249, or '' for none")]
+    BadBindAddress {
+        /// The flag.
+        flag: &'static str,
+        /// What it was given.
+        text: String,
+    },
 }
 
 impl Config {
@@ -130,6 +145,11 @@ impl Config {
             bpf_root: flags.bpf_root.unwrap_or_else(|| BPF_ROOT.into()),
             cluster_cidrs: flags.cluster_cidrs,
             masquerade_all: flags.masquerade_all,
+            metrics_bind: bind(
+                "--metrics-bind-address",
+                flags.metrics_bind_address.as_deref().unwrap_or(METRICS_BIND_ADDRESS),
+                10249,
+            )?,
         })
     }
 
@@ -143,6 +163,18 @@ impl Config {
             masquerade_all: self.masquerade_all,
         }
     }
+}
+
+/// Where a server listens: an address, with the port that belongs to it unless it names one. Empty: nowhere (HLT-8).
+fn bind(flag: &'static str, text: &str, port: u16) -> Result<Option<SocketAddr>, ConfigError> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let bare = || text.trim_start_matches('[').trim_end_matches(']').parse().ok();
+    let all = || text.strip_prefix(':')?.parse().ok().map(|port| (Ipv6Addr::UNSPECIFIED, port).into());
+    let addr = text.parse().ok().or_else(all).or_else(|| Some(SocketAddr::new(bare()?, port)));
+    addr.map(Some).ok_or_else(|| ConfigError::BadBindAddress { flag, text: text.into() })
 }
 
 /// The one source that the flags name.
@@ -188,6 +220,27 @@ mod tests {
         assert_eq!(Config::new(Flags::default(), "host"), Err(ConfigError::NoSource));
         let both = Flags { apiserver: Some("https://10.0.0.1:6443".into()), ..Flags::default() };
         assert_eq!(config(both, "host"), Err(ConfigError::TwoSources));
+    }
+
+    #[test]
+    fn a_server_listens_where_it_is_told_and_an_empty_address_is_no_server() {
+        // HLT-8, HLT-9
+        let at =
+            |text: &str| bind("--metrics-bind-address", text, 10249).map(|at| at.map(|at| at.to_string()));
+        for (text, want) in [
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("10.0.0.1", "10.0.0.1:10249"),
+            ("[::1]:2", "[::1]:2"),
+            ("::1", "[::1]:10249"),
+            ("[::1]", "[::1]:10249"),
+            (":3", "[::]:3"),
+        ] {
+            assert_eq!(at(text), Ok(Some(want.to_owned())), "{text}");
+        }
+        assert_eq!(at(""), Ok(None));
+        for bad in ["localhost", "1.2.3.4:99999", "1.2.3:4", "x"] {
+            assert!(matches!(at(bad), Err(ConfigError::BadBindAddress { .. })), "{bad}");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! What an agent tells people: a log line per change of state, and the state file for `status`.
+//! What an agent tells people: a log line per change of state, the state file for `status`, and the board for
+//! metrics.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use anyhow::Result;
 
@@ -11,11 +13,13 @@ use crate::config::Config;
 use crate::inspect::agent::AgentState;
 use crate::inspect::status::Pending;
 use crate::plan::table::{FrontendKey, Limits, Tables};
+use crate::serve::board::Board;
 
 /// Remembers what has been said, so that nothing is said twice.
 #[derive(Debug)]
 pub struct Report {
     file: StateFile,
+    board: Arc<Board>,
     problems: BTreeSet<FileProblem>,
     pending: Vec<Pending>,
     conflicts: Vec<Pending>,
@@ -27,9 +31,10 @@ impl Report {
     ///
     /// # Errors
     /// /proc is not mounted.
-    pub fn new(config: &Config) -> Result<Report> {
+    pub fn new(config: &Config, board: Arc<Board>) -> Result<Report> {
         Ok(Report {
             file: StateFile::new(&config.bpf_root)?,
+            board,
             problems: BTreeSet::new(),
             pending: Vec::new(),
             conflicts: Vec::new(),
@@ -39,6 +44,7 @@ impl Report {
 
     /// The first complete state is programmed.
     pub fn synced<T: Tables>(&self, reconciler: &Reconciler<T>) {
+        self.board.told().synced = true;
         let services = reconciler.world().service_ports().count();
         tracing::info!(
             services,
@@ -79,15 +85,20 @@ impl Report {
         {
             tracing::info!("resolved: {problem}");
         }
+        let counted = problems.iter().filter_map(|problem| match problem.severity {
+            Severity::Error => Some("error"),
+            Severity::Warning => Some("warning"),
+            Severity::Note => None,
+        });
+        self.board.told().set_problems(counted);
         self.problems = problems;
     }
 
     fn tell_pending<T: Tables>(&mut self, reconciler: &Reconciler<T>) {
-        let pending: Vec<_> = reconciler
-            .pending()
-            .into_iter()
-            .map(|(what, error)| Pending { what, error: error.to_string() })
-            .collect();
+        let refused = reconciler.pending();
+        self.board.told().set_pending(refused.iter().map(|(_, error)| error));
+        let pending: Vec<_> =
+            refused.into_iter().map(|(what, error)| Pending { what, error: error.to_string() }).collect();
         for row in pending.iter().filter(|row| !self.pending.contains(row)) {
             tracing::error!("{} is pending: {}", row.what, row.error);
         }

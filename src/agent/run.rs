@@ -4,6 +4,7 @@
 //! events the process sleeps until something is due.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -21,6 +22,8 @@ use crate::model::event::Event;
 use crate::plan::book::Book;
 use crate::plan::table::{Limits, NetnsClass, Settings};
 use crate::plan::world::World;
+use crate::serve::board::Board;
+use crate::serve::{self, Servers};
 
 /// After a growth was refused, the next attempt waits this long.
 const GROW_AGAIN: Duration = Duration::from_secs(60);
@@ -65,6 +68,8 @@ impl Signals {
 }
 
 struct Agent {
+    /// Metrics, on a thread of their own; `None` where nobody asked for any.
+    _servers: Option<Servers>,
     source: Source,
     /// Dropped before the data path's lock: the state file is then not the next agent's yet.
     report: Report,
@@ -88,8 +93,17 @@ impl Agent {
         events.into_iter().for_each(|event| world.apply(event));
         let (datapath, book) = open(config, size_for(&world, SMALLEST))?;
         let reconciler = Reconciler::new(world, book, datapath, identity(config));
-        let report = Report::new(config)?;
-        Ok(Agent { source, reconciler, report, epoch, wake: None, grow_after: Duration::ZERO, reread: None })
+        let board = Arc::new(Board::default());
+        Ok(Agent {
+            _servers: servers(config, &board)?,
+            source,
+            reconciler,
+            report: Report::new(config, board)?,
+            epoch,
+            wake: None,
+            grow_after: Duration::ZERO,
+            reread: None,
+        })
     }
 
     async fn serve(mut self, mut signals: Signals, ready: impl FnOnce()) -> Result<()> {
@@ -191,6 +205,12 @@ impl Agent {
     fn now(&self) -> Duration {
         self.epoch.elapsed()
     }
+}
+
+/// Starts what is served over HTTP.
+fn servers(config: &Config, board: &Arc<Board>) -> Result<Option<Servers>> {
+    let options = serve::Options { metrics: config.metrics_bind, bpf_root: config.bpf_root.clone() };
+    options.metrics.is_some().then(|| Servers::start(options, board.clone())).transpose()
 }
 
 /// Opens the data path, and finds out what its tables hold.

@@ -48,6 +48,9 @@ pub struct Args {
     /// Masquerade everything that goes through a ClusterIP
     #[arg(long)]
     masquerade_all: bool,
+    /// Where metrics are served, as kube-proxy's are; '' for nowhere
+    #[arg(long, value_name = "ADDRESS", default_value = crate::config::METRICS_BIND_ADDRESS)]
+    metrics_bind_address: String,
     /// How much is logged: 4 adds every Service programmed, 6 everything
     #[arg(short, long = "v", value_name = "LEVEL", default_value_t = 0)]
     verbosity: u8,
@@ -102,6 +105,7 @@ fn flags(args: Args) -> Flags {
         bpf_root: Some(args.bpf_root),
         cluster_cidrs: args.cluster_cidr,
         masquerade_all: args.masquerade_all,
+        metrics_bind_address: Some(args.metrics_bind_address),
     }
 }
 

@@ -14,6 +14,7 @@ mod book_grace;
 mod book_ids;
 mod book_model;
 mod house;
+mod http;
 mod inspect;
 mod inspect_doctor;
 mod manifest;

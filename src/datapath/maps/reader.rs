@@ -53,22 +53,11 @@ pub enum OpenError {
     },
 }
 
-/// How full a map is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MapUse {
-    /// The name of the BPF map.
-    pub name: &'static str,
-    /// Rows in use.
-    pub used: u32,
-    /// `max_entries`.
-    pub max: u32,
-}
-
 /// The pinned maps, read only.
 #[derive(Debug)]
 pub struct Reader {
     tree: Tree,
-    maps: Vec<(&'static str, MapHandle)>,
+    pub(super) maps: Vec<(&'static str, MapHandle)>,
 }
 
 impl Reader {
@@ -196,33 +185,6 @@ impl Reader {
             wire::Named::Text(_, text) => Some(text),
             wire::Named::Service(..) => None,
         }
-    }
-
-    /// How full every map is.
-    ///
-    /// # Errors
-    /// A map could not be read.
-    pub fn usage(&self) -> io::Result<Vec<MapUse>> {
-        let rows = self.rows()?;
-        let slots: usize = rows.slots.iter().map(|(_, _, ids)| ids.len()).sum();
-        let used = |name: &str| match name {
-            "bl_frontends" => Ok(rows.frontends.len()),
-            "bl_services" | "bl_stats" => Ok(rows.services.len()),
-            "bl_slots" => Ok(slots),
-            "bl_backends" | "bl_endpoints" => Ok(rows.endpoints.len()),
-            "bl_names" => Ok(rows.names.len() + rows.texts.len()),
-            "bl_prefixes" => Ok(rows.prefixes.len()),
-            "bl_netns" => Ok(rows.netns.len()),
-            "bl_agent" => Ok(1),
-            other => {
-                let mut count = 0;
-                scan_hash(self.map(other), |_, _| count += 1).map(|()| count)
-            }
-        };
-        let of = |(name, map): &(&'static str, MapHandle)| {
-            Ok(MapUse { name, used: used(name)? as u32, max: map.max_entries() })
-        };
-        self.maps.iter().map(of).collect()
     }
 
     /// The sizes of the maps that grow.

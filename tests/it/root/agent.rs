@@ -1,9 +1,10 @@
 //! The agent as a process: from manifests to pinned tables, over ends and starts.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use beeline::datapath::maps::Reader;
@@ -15,19 +16,32 @@ use nix::unistd::Pid;
 use super::datapath_rig::Rig;
 
 /// An agent on a rig. Killed on drop, with the file it then leaves.
-struct Agent {
+pub struct Agent {
     child: Child,
     bpf_root: PathBuf,
+    log: Arc<Mutex<String>>,
 }
 
 impl Agent {
     /// Starts an agent and waits until it is ready.
     fn start(rig: &Rig, manifests: &Path) -> Agent {
-        let mut child = command(rig, manifests).stdout(Stdio::piped()).spawn().expect("beeline starts");
+        Agent::start_with(rig, manifests, &[])
+    }
+
+    /// The same with more flags.
+    pub fn start_with(rig: &Rig, manifests: &Path, flags: &[&str]) -> Agent {
+        let mut command = command(rig, manifests);
+        let mut child = command.args(flags).stdout(Stdio::piped()).spawn().expect("beeline starts");
+        let log = follow(child.stderr.take().expect("a pipe"));
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
-        assert_eq!(line, "ready\n");
-        Agent { child, bpf_root: rig.bpf_root() }
+        assert_eq!(line, "ready\n", "{}", log.lock().unwrap());
+        Agent { child, bpf_root: rig.bpf_root(), log }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 
     fn end(mut self, signal: Signal) -> ExitStatus {
@@ -42,6 +56,18 @@ impl Drop for Agent {
         let _ = self.child.wait();
         let _ = fs::remove_file(state_path(&self.bpf_root));
     }
+}
+
+/// Collects what a process writes.
+fn follow(from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+    let log = Arc::new(Mutex::new(String::new()));
+    let into = log.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            *into.lock().unwrap() += &(line + "\n");
+        }
+    });
+    log
 }
 
 fn command(rig: &Rig, manifests: &Path) -> Command {
@@ -67,7 +93,7 @@ fn dump(rig: &Rig) -> String {
 }
 
 /// Waits until something holds.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(10);
     while !holds() {
         assert!(Instant::now() < end, "it never came to this: {what}");

@@ -19,6 +19,7 @@ mod race_full;
 mod race_plan;
 mod race_writer;
 mod sandbox;
+mod serve;
 mod sock;
 
 mod sandbox_agent;
