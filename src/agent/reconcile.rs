@@ -9,7 +9,7 @@ use crate::model::event::Event;
 use crate::model::names::{ObjectName, ServicePortName};
 use crate::plan::book::{Book, Changes, Settled, limits_for};
 use crate::plan::compile::{PortRows, compile, compile_node};
-use crate::plan::table::{Limits, NetnsClass, Settings, TableError, Tables};
+use crate::plan::table::{Limits, Map, NetnsClass, Settings, TableError, Tables};
 use crate::plan::world::World;
 
 /// What does not come from objects: who writes, from what, and the namespaces that are known.
@@ -113,6 +113,11 @@ impl<T: Tables> Reconciler<T> {
     /// Rows that could not be written, with the reason.
     pub fn pending(&self) -> Vec<(String, TableError)> {
         self.book.pending()
+    }
+
+    /// Rows in use of the maps that are sized to need.
+    pub fn used(&self) -> Vec<(Map, u32)> {
+        self.book.usage().into_iter().map(|(map, used, _)| (map, used)).collect()
     }
 
     /// How many ServicePorts there are, each family counted.

@@ -96,7 +96,10 @@ impl Report {
 
     fn tell_pending<T: Tables>(&mut self, reconciler: &Reconciler<T>) {
         let refused = reconciler.pending();
-        self.board.told().set_pending(refused.iter().map(|(_, error)| error));
+        let mut told = self.board.told();
+        told.used = reconciler.used();
+        told.set_pending(refused.iter().map(|(_, error)| error));
+        drop(told);
         let pending: Vec<_> =
             refused.into_iter().map(|(what, error)| Pending { what, error: error.to_string() }).collect();
         for row in pending.iter().filter(|row| !self.pending.contains(row)) {

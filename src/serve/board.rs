@@ -15,6 +15,8 @@ pub struct Board(Mutex<Told>);
 pub struct Told {
     /// The source has delivered its whole first list, and the tables hold it (SYNC-1).
     pub synced: bool,
+    /// Rows in use of the maps that are sized to need; none before the first step.
+    pub used: Vec<(Map, u32)>,
     /// Rows that could not be written, by map and reason.
     pub pending: BTreeMap<(Map, Reason), u64>,
     /// Objects of the source that cannot be read, or not in full, by severity.

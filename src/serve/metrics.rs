@@ -25,9 +25,9 @@ impl Site {
     }
 
     fn metrics(&self) -> Answer {
-        let scrape = Scrape::read(&self.bpf_root).inspect_err(|error| tracing::debug!("scrape: {error:#}"));
         let told = self.board.told().clone();
-        let pinned = scrape.ok();
+        let pinned = Scrape::read(&self.bpf_root, &told.used);
+        let pinned = pinned.inspect_err(|error| tracing::debug!("scrape: {error:#}")).ok();
         let mut ours = agent(&told);
         ours.push(readable(pinned.is_some()));
         let families = pinned.map(tables).into_iter().flatten();
@@ -99,7 +99,8 @@ fn readable(is_readable: bool) -> Family {
 
 /// What the pinned tables say. The families of ServicePorts are made when their turn comes, one after another.
 fn tables(scrape: Scrape) -> impl Iterator<Item = Family> + Send + 'static {
-    let mut used = Family::new("beeline_map_entries", Kind::Gauge, "Rows of a map that are in use.");
+    let help = "Rows of a map that are in use, or rest until nobody can hold them any more.";
+    let mut used = Family::new("beeline_map_entries", Kind::Gauge, help);
     let help = "Rows a map has room for. It grows by itself when 80 % are in use; beeline_pending tells if one \
                 could not.";
     let mut max = Family::new("beeline_map_max_entries", Kind::Gauge, help);
