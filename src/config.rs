@@ -5,6 +5,7 @@ pub mod kube_proxy;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -15,6 +16,9 @@ pub const BPF_ROOT: &str = "/sys/fs/bpf";
 
 /// Where metrics are served unless told otherwise (HLT-9).
 pub const METRICS_BIND_ADDRESS: &str = "127.0.0.1:10249";
+
+/// Where health is served unless told otherwise (HLT-1).
+pub const HEALTHZ_BIND_ADDRESS: &str = "0.0.0.0:10256";
 
 /// The flags of `run`, parsed and not yet judged together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +45,8 @@ pub struct Flags {
     pub masquerade_all: bool,
     /// `--metrics-bind-address` (HLT-9)
     pub metrics_bind_address: Option<String>,
+    /// `--healthz-bind-address` (HLT-1)
+    pub healthz_bind_address: Option<String>,
 }
 
 /// Where the objects come from.
@@ -102,6 +108,18 @@ pub struct Config {
     pub masquerade_all: bool,
     /// Where metrics are served (HLT-9); `None`: nowhere.
     pub metrics_bind: Option<SocketAddr>,
+    /// Where health is served (HLT-1); `None`: nowhere.
+    pub healthz_bind: Option<SocketAddr>,
+    /// `bindAddressHardFail` (HLT-8)
+    pub bind_hard_fail: bool,
+    /// `minSyncPeriod` (SYNC-4); zero: every change at once.
+    pub min_sync_period: Duration,
+    /// `nodePortAddresses` as networks, for health check node ports (HC-2); none: all addresses.
+    pub node_port_networks: Vec<IpNet>,
+    /// What `/proxyMode` says: the mode of the configuration, else that whose semantics these are.
+    pub proxy_mode: String,
+    /// What `/configz` says; `None`: no such page.
+    pub configz: Option<serde_json::Value>,
 }
 
 /// Flags that do not make sense together: a matter of usage.
@@ -150,6 +168,16 @@ impl Config {
                 flags.metrics_bind_address.as_deref().unwrap_or(METRICS_BIND_ADDRESS),
                 10249,
             )?,
+            healthz_bind: bind(
+                "--healthz-bind-address",
+                flags.healthz_bind_address.as_deref().unwrap_or(HEALTHZ_BIND_ADDRESS),
+                10256,
+            )?,
+            bind_hard_fail: false,
+            min_sync_period: Duration::ZERO,
+            node_port_networks: Vec::new(),
+            proxy_mode: "nftables".into(),
+            configz: None,
         })
     }
 

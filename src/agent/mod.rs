@@ -1,5 +1,6 @@
 //! The composition: a source, the Reconciler, the data path.
 
+mod pace;
 pub mod privilege;
 pub mod reconcile;
 mod report;

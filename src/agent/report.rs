@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use super::reconcile::{Outcome, Reconciler};
 use super::state::StateFile;
+use crate::cluster::events::{Event, Recorder};
 use crate::cluster::manifest::{FileProblem, Severity};
 use crate::config::Config;
 use crate::inspect::agent::AgentState;
@@ -20,6 +21,7 @@ use crate::serve::board::Board;
 pub struct Report {
     file: StateFile,
     board: Arc<Board>,
+    recorder: Arc<Recorder>,
     problems: BTreeSet<FileProblem>,
     pending: Vec<Pending>,
     conflicts: Vec<Pending>,
@@ -31,10 +33,11 @@ impl Report {
     ///
     /// # Errors
     /// /proc is not mounted.
-    pub fn new(config: &Config, board: Arc<Board>) -> Result<Report> {
+    pub fn new(config: &Config, board: Arc<Board>, recorder: Arc<Recorder>) -> Result<Report> {
         Ok(Report {
             file: StateFile::new(&config.bpf_root)?,
             board,
+            recorder,
             problems: BTreeSet::new(),
             pending: Vec::new(),
             conflicts: Vec::new(),
@@ -61,6 +64,12 @@ impl Report {
         }
     }
 
+    /// The source has something to say while its changes wait to be written.
+    pub fn source(&mut self, problems: Vec<FileProblem>) {
+        self.tell_problems(problems);
+        self.write();
+    }
+
     /// A step is done.
     pub fn step<T: Tables>(
         &mut self,
@@ -72,7 +81,7 @@ impl Report {
             tracing::debug!("programmed {name} ({}, {})", name.protocol, name.family);
         }
         self.tell_problems(problems);
-        self.tell_pending(reconciler);
+        self.tell_pending(outcome, reconciler);
         self.tell_conflicts(reconciler);
         self.write();
     }
@@ -94,10 +103,11 @@ impl Report {
         self.problems = problems;
     }
 
-    fn tell_pending<T: Tables>(&mut self, reconciler: &Reconciler<T>) {
+    fn tell_pending<T: Tables>(&mut self, outcome: &Outcome, reconciler: &Reconciler<T>) {
         let refused = reconciler.pending();
         let mut told = self.board.told();
         told.used = reconciler.used();
+        told.count_failures(outcome.failed.iter().map(|(_, error)| error));
         told.set_pending(refused.iter().map(|(_, error)| error));
         drop(told);
         let pending: Vec<_> =
@@ -116,15 +126,21 @@ impl Report {
         let conflicts: Vec<_> = reconciler
             .world()
             .conflicts()
-            .map(|(key, owner, waiting)| Pending {
-                what: format!("{} of Service {}", shown(key), waiting.service),
-                error: format!("Service {} claims it too and comes first (SVC-17)", owner.service),
+            .map(|(key, owner, waiting)| {
+                let pending = Pending {
+                    what: format!("{} of Service {}", shown(key), waiting.service),
+                    error: format!("Service {} claims it too and comes first (SVC-17)", owner.service),
+                };
+                (waiting.service.clone(), pending)
             })
             .collect();
-        for conflict in conflicts.iter().filter(|conflict| !self.conflicts.contains(conflict)) {
+        for (service, conflict) in conflicts.iter().filter(|(_, conflict)| !self.conflicts.contains(conflict))
+        {
             tracing::warn!("{}: {}", conflict.what, conflict.error);
+            let note = format!("{}: {}", conflict.what, conflict.error);
+            self.recorder.record(Event::conflict(service, note));
         }
-        self.conflicts = conflicts;
+        self.conflicts = conflicts.into_iter().map(|(_, conflict)| conflict).collect();
     }
 
     fn write(&mut self) {

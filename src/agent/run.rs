@@ -10,19 +10,22 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::pace::Pace;
 use super::privilege;
 use super::reconcile::{Identity, Outcome, Reconciler, size_for};
 use super::report::Report;
 use super::source::Source;
-use crate::config::Config;
+use crate::cluster::events::{self, Recorder};
+use crate::config::{self, Config};
 use crate::datapath::{Datapath, Options, SMALLEST, kernel};
 use crate::host::netlink::Netlink;
 use crate::host::{cgroup, memory};
 use crate::model::event::Event;
 use crate::plan::book::Book;
+use crate::plan::health::is_eligible;
 use crate::plan::table::{Limits, NetnsClass, Settings};
 use crate::plan::world::World;
-use crate::serve::board::Board;
+use crate::serve::board::{Board, Sync};
 use crate::serve::{self, Servers};
 
 /// After a growth was refused, the next attempt waits this long.
@@ -68,9 +71,12 @@ impl Signals {
 }
 
 struct Agent {
-    /// Metrics, on a thread of their own; `None` where nobody asked for any.
-    _servers: Option<Servers>,
+    /// Metrics and health, on a thread of their own.
+    servers: Servers,
+    board: Arc<Board>,
     source: Source,
+    /// A Node object may be missing: the source is a directory (DEC-6).
+    may_lack_node: bool,
     /// Dropped before the data path's lock: the state file is then not the next agent's yet.
     report: Report,
     reconciler: Reconciler<Datapath>,
@@ -81,6 +87,10 @@ struct Agent {
     grow_after: Duration,
     /// The source could not be followed: it is read anew then.
     reread: Option<Duration>,
+    /// How often the tables are written (SYNC-4).
+    pace: Pace,
+    /// Changes wait to be written then.
+    sync_at: Option<Duration>,
 }
 
 impl Agent {
@@ -90,19 +100,28 @@ impl Agent {
         let mut world = World::new();
         world.apply(Event::Host(Box::new(config.host_facts(interface_addresses()?))));
         let (source, events) = Source::open(&config.source)?;
+        let board = Arc::new(Board::new(epoch));
+        let (services, slices) = counts(&events);
+        board.told().kube_proxy.changed(services, slices);
         events.into_iter().for_each(|event| world.apply(event));
         let (datapath, book) = open(config, size_for(&world, SMALLEST))?;
         let reconciler = Reconciler::new(world, book, datapath, identity(config));
-        let board = Arc::new(Board::default());
+        let recorder = Arc::new(Recorder::nobody());
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, "starting");
+        recorder.record(events::Event::starting(&config.node_name));
         Ok(Agent {
-            _servers: servers(config, &board)?,
+            servers: Servers::start(serving(config), board.clone(), recorder.clone())?,
             source,
+            may_lack_node: matches!(config.source, config::Source::Manifests(_)),
             reconciler,
-            report: Report::new(config, board)?,
+            report: Report::new(config, board.clone(), recorder)?,
+            board,
             epoch,
             wake: None,
             grow_after: Duration::ZERO,
             reread: None,
+            pace: Pace::new(config.min_sync_period),
+            sync_at: None,
         })
     }
 
@@ -110,7 +129,7 @@ impl Agent {
         let mut ready = Some(ready);
         self.step(Vec::new(), &mut ready)?;
         loop {
-            let due = self.wake.into_iter().chain(self.reread).min();
+            let due = [self.wake, self.reread, self.sync_at].into_iter().flatten().min();
             let due = due.map(|due| tokio::time::Instant::from_std(self.epoch + due));
             let sleep = async {
                 match due {
@@ -123,6 +142,7 @@ impl Agent {
                     tracing::info!("{name}: stopping; the data path stays in place");
                     return Ok(());
                 }
+                error = self.servers.failed() => return Err(error.context("bindAddressHardFail is set")),
                 seen = self.source.next() => self.follow(seen, &mut ready)?,
                 () = sleep => self.be_on_time(&mut ready)?,
             }
@@ -153,17 +173,53 @@ impl Agent {
             let seen = self.source.rescan();
             return self.follow(seen, ready);
         }
+        if self.sync_at.is_some_and(|due| due <= self.now()) {
+            return self.sync(ready);
+        }
         let outcome = self.reconciler.maintain(self.now());
-        self.settle(outcome);
+        self.settle(outcome, None);
         Ok(())
     }
 
-    /// Takes events in and follows up on what they changed.
+    /// Takes events in, and writes what they change as soon as the pace allows it.
     fn step(&mut self, events: Vec<Event>, ready: &mut Option<impl FnOnce()>) -> Result<()> {
         let is_large = events.len() > 1000;
-        let outcome = self.reconciler.step(events, self.now());
-        let is_first = outcome.is_first;
-        self.settle(outcome);
+        let (services, slices) = counts(&events);
+        let is_changed = self.reconciler.absorb(events);
+        let mut told = self.board.told();
+        told.is_eligible = is_eligible(self.reconciler.world().node(), self.may_lack_node);
+        told.kube_proxy.changed(services, slices);
+        if is_changed {
+            told.queued(self.board.now());
+        }
+        drop(told);
+        let due = self.pace.due(self.now());
+        if is_changed && due > self.now() {
+            self.sync_at = Some(due);
+            self.report.source(self.source.problems());
+        } else if self.sync_at.is_none() || !is_changed {
+            self.sync(ready)?;
+        }
+        if is_large {
+            memory::trim();
+        }
+        Ok(())
+    }
+
+    /// Writes what has changed, and follows up on it.
+    fn sync(&mut self, ready: &mut Option<impl FnOnce()>) -> Result<()> {
+        self.sync_at = None;
+        let started = self.now();
+        let outcome = self.reconciler.sync(started);
+        let (is_first, touched) = (outcome.is_first, outcome.touched);
+        let took = self.now().saturating_sub(started);
+        let behind = self.reconciler.is_behind();
+        let sync =
+            (is_first || touched != [false; 2]).then_some(Sync { is_full: is_first, took, touched, behind });
+        self.settle(outcome, sync);
+        if sync.is_some() {
+            self.pace.ended(self.now());
+        }
         if is_first {
             self.reconciler.tables().publish()?;
             self.report.synced(&self.reconciler);
@@ -171,25 +227,29 @@ impl Agent {
                 ready();
             }
         }
-        if is_first || is_large {
+        if is_first {
             memory::trim();
         }
         Ok(())
     }
 
-    /// Grows the tables where they should, and reports what changed.
-    fn settle(&mut self, mut outcome: Outcome) {
+    /// Grows the tables where they should, and reports what changed: first metrics and health, then the
+    /// answers of health check node ports (SYNC-7).
+    fn settle(&mut self, mut outcome: Outcome, sync: Option<Sync>) {
         if let Some(limits) = outcome.grow.filter(|_| self.now() >= self.grow_after) {
             if self.grow(limits) {
                 let retried = self.reconciler.maintain(self.now());
                 outcome.written.extend(retried.written);
                 outcome.failed = retried.failed;
+                outcome.effects.extend(retried.effects);
                 outcome.wake = retried.wake;
             } else {
                 self.grow_after = self.now() + GROW_AGAIN;
             }
         }
         self.wake = outcome.wake;
+        let effects = std::mem::take(&mut outcome.effects);
+        self.board.follow(sync, self.reconciler.is_behind(), effects);
         self.report.step(&outcome, self.source.problems(), &self.reconciler);
     }
 
@@ -207,10 +267,27 @@ impl Agent {
     }
 }
 
-/// Starts what is served over HTTP.
-fn servers(config: &Config, board: &Arc<Board>) -> Result<Option<Servers>> {
-    let options = serve::Options { metrics: config.metrics_bind, bpf_root: config.bpf_root.clone() };
-    options.metrics.is_some().then(|| Servers::start(options, board.clone())).transpose()
+/// What is served over HTTP.
+fn serving(config: &Config) -> serve::Options {
+    serve::Options {
+        metrics: config.metrics_bind,
+        health: config.healthz_bind,
+        hard_fail: config.bind_hard_fail,
+        bpf_root: config.bpf_root.clone(),
+        node: config.node_name.clone(),
+        node_port_networks: config.node_port_networks.clone(),
+        mode: config.proxy_mode.clone(),
+        configz: config.configz.clone(),
+    }
+}
+
+/// How many events are about Services, and how many about slices.
+fn counts(events: &[Event]) -> (u64, u64) {
+    let count = |of: fn(&Event) -> bool| events.iter().filter(|event| of(event)).count() as u64;
+    (
+        count(|event| matches!(event, Event::Service(_) | Event::ServiceGone(_))),
+        count(|event| matches!(event, Event::Slice(_) | Event::SliceGone(_))),
+    )
 }
 
 /// Opens the data path, and finds out what its tables hold.

@@ -51,6 +51,9 @@ pub struct Args {
     /// Where metrics are served, as kube-proxy's are; '' for nowhere
     #[arg(long, value_name = "ADDRESS", default_value = crate::config::METRICS_BIND_ADDRESS)]
     metrics_bind_address: String,
+    /// Where health is served, as kube-proxy's is; '' for nowhere
+    #[arg(long, value_name = "ADDRESS", default_value = crate::config::HEALTHZ_BIND_ADDRESS)]
+    healthz_bind_address: String,
     /// How much is logged: 4 adds every Service programmed, 6 everything
     #[arg(short, long = "v", value_name = "LEVEL", default_value_t = 0)]
     verbosity: u8,
@@ -106,6 +109,7 @@ fn flags(args: Args) -> Flags {
         cluster_cidrs: args.cluster_cidr,
         masquerade_all: args.masquerade_all,
         metrics_bind_address: Some(args.metrics_bind_address),
+        healthz_bind_address: Some(args.healthz_bind_address),
     }
 }
 

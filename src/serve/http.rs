@@ -51,11 +51,14 @@ pub struct Place {
     pub flag: &'static str,
     /// Where.
     pub addr: SocketAddr,
+    /// If it cannot be had, that is the end.
+    pub hard_fail: bool,
 }
 
-/// Serves for ever. An address that cannot be had is said once and tried again (HLT-8).
-pub async fn listen(place: Place, site: Site) {
-    let Place { what, flag, addr } = place;
+/// Serves for ever. An address that cannot be had is said once and tried again, or is the end (HLT-8): that is
+/// the error it returns.
+pub async fn listen(place: Place, site: Site) -> anyhow::Error {
+    let Place { what, flag, addr, hard_fail } = place;
     let mut has_failed = false;
     loop {
         let open = || TcpListener::from_std(socket::listen_widely(addr)?);
@@ -65,6 +68,9 @@ pub async fn listen(place: Place, site: Site) {
                     tracing::info!("{what}: served on {addr} now");
                 }
                 accept(&listener, &site).await;
+            }
+            Err(error) if hard_fail => {
+                return anyhow::Error::from(error).context(format!("{what}: listen on {addr}"));
             }
             Err(error) => {
                 if !has_failed {

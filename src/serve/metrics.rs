@@ -1,12 +1,21 @@
 //! The metrics port (HLT-9). Everything is read when it is asked for.
+//!
+//! docs/metrics.md lists what kube-proxy shows and this does not, each with its reason.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use hyper::StatusCode;
+use hyper::header::{HeaderName, HeaderValue};
+use serde_json::Value;
+
 use super::board::{Board, Reason, Told};
-use super::http::{Answer, Answers, not_found, pieces};
+use super::http::{Answer, Answers, not_found, pieces, plain};
 use super::text::{Family, Kind, MEDIA_TYPE, render};
+use super::{http, kube_proxy};
 use crate::datapath::stats::Stats;
+use crate::host::own::Own;
 use crate::inspect::metrics::Scrape;
 use crate::model::names::ServicePortName;
 use crate::plan::table::Map;
@@ -14,31 +23,52 @@ use crate::plan::table::Map;
 /// The pages of the metrics port.
 #[derive(Debug)]
 pub struct Site {
-    bpf_root: PathBuf,
-    board: Arc<Board>,
+    /// The bpffs whose tables are shown.
+    pub bpf_root: PathBuf,
+    /// What their agent says.
+    pub board: Arc<Board>,
+    /// The body of `/proxyMode`.
+    pub mode: String,
+    /// The body of `/configz`; `None`: no such page.
+    pub configz: Option<Value>,
 }
 
 impl Site {
-    /// Pages about the tables under a bpffs and what their agent says.
-    pub fn new(bpf_root: PathBuf, board: Arc<Board>) -> Site {
-        Site { bpf_root, board }
-    }
-
     fn metrics(&self) -> Answer {
-        let told = self.board.told().clone();
-        let pinned = Scrape::read(&self.bpf_root, &told.used);
+        let told = self.board.told();
+        let used = told.used.clone();
+        let mut known = agent(&told);
+        known.extend(kube_proxy::families(&told));
+        drop(told);
+        let own = Own::read();
+        known.extend(process(&own));
+        let pinned = Scrape::read(&self.bpf_root, &used);
         let pinned = pinned.inspect_err(|error| tracing::debug!("scrape: {error:#}")).ok();
-        let mut ours = agent(&told);
-        ours.push(readable(pinned.is_some()));
+        known.push(readable(pinned.is_some()));
         let families = pinned.map(tables).into_iter().flatten();
-        pieces(MEDIA_TYPE, ours.into_iter().chain(families).map(Family::into_text))
+        let mut answer = pieces(MEDIA_TYPE, known.into_iter().chain(families).map(Family::into_text));
+        if let Some(started) = own.started_seconds {
+            http::set(&mut answer, STARTED, HeaderValue::from(started as u64));
+        }
+        answer
     }
 }
+
+/// What kube-proxy adds, so that a scraper need not wait for the metric.
+const STARTED: HeaderName = HeaderName::from_static("process-start-time-unix");
+/// The media type of pages for people.
+const TEXT: &str = "text/plain; charset=utf-8";
 
 impl Answers for Site {
     fn answer(&self, path: &str) -> Answer {
         match path {
             "/metrics" => self.metrics(),
+            "/healthz" => plain(StatusCode::OK, TEXT, "ok"),
+            "/proxyMode" => plain(StatusCode::OK, TEXT, self.mode.clone()),
+            "/configz" => match &self.configz {
+                Some(config) => plain(StatusCode::OK, "application/json", config.to_string()),
+                None => not_found(),
+            },
             _ => not_found(),
         }
     }
@@ -46,7 +76,54 @@ impl Answers for Site {
 
 /// What the agent says of itself.
 fn agent(told: &Told) -> Vec<Family> {
-    vec![build_info(), source_synced(told), source_problems(told), pending(told)]
+    vec![build_info(), source_synced(told), source_problems(told), pending(told), failures(told)]
+}
+
+/// This process (MET-9).
+fn process(own: &Own) -> Vec<Family> {
+    let all = [
+        (
+            "process_cpu_seconds_total",
+            Kind::Counter,
+            own.cpu_seconds,
+            "Total user and system CPU time spent in seconds.",
+        ),
+        ("process_max_fds", Kind::Gauge, own.max_fds, "Maximum number of open file descriptors."),
+        (
+            "process_network_receive_bytes_total",
+            Kind::Counter,
+            own.received_bytes,
+            "Number of bytes received by the process over the network.",
+        ),
+        (
+            "process_network_transmit_bytes_total",
+            Kind::Counter,
+            own.sent_bytes,
+            "Number of bytes sent by the process over the network.",
+        ),
+        ("process_open_fds", Kind::Gauge, own.open_fds, "Number of open file descriptors."),
+        ("process_resident_memory_bytes", Kind::Gauge, own.resident_bytes, "Resident memory size in bytes."),
+        (
+            "process_start_time_seconds",
+            Kind::Gauge,
+            own.started_seconds,
+            "Start time of the process since unix epoch in seconds.",
+        ),
+        ("process_virtual_memory_bytes", Kind::Gauge, own.virtual_bytes, "Virtual memory size in bytes."),
+        (
+            "process_virtual_memory_max_bytes",
+            Kind::Gauge,
+            own.virtual_max_bytes,
+            "Maximum amount of virtual memory available in bytes.",
+        ),
+    ];
+    let family = |(name, kind, value, help)| {
+        let value: Option<f64> = value;
+        let mut family = Family::new(name, kind, help);
+        family.sample(&[], value?);
+        Some(family)
+    };
+    all.into_iter().filter_map(family).collect()
 }
 
 fn build_info() -> Family {
@@ -79,10 +156,18 @@ fn pending(told: &Told) -> Family {
     let help = "Rows that could not be written and are tried again; all others are in force. full: the map has \
                 beeline_map_max_entries rows and grows by itself, unless memory is short: look for Services that \
                 nobody needs. refused: the kernel said no; `beeline status` and the log have its words.";
-    let mut family = Family::new("beeline_pending", Kind::Gauge, help);
+    by_map_and_reason(Family::new("beeline_pending", Kind::Gauge, help), &told.pending)
+}
+
+fn failures(told: &Told) -> Family {
+    let help = "Writes that failed, retries included; beeline_pending says what is missing now.";
+    by_map_and_reason(Family::new("beeline_write_failures_total", Kind::Counter, help), &told.failures)
+}
+
+fn by_map_and_reason(mut family: Family, counts: &BTreeMap<(Map, Reason), u64>) -> Family {
     for map in Map::ALL {
         for reason in Reason::ALL {
-            let count = told.pending.get(&(map, reason)).copied().unwrap_or_default();
+            let count = counts.get(&(map, reason)).copied().unwrap_or_default();
             family.sample(&[("map", map.name()), ("reason", reason.name())], count as f64);
         }
     }

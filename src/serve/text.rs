@@ -15,6 +15,8 @@ pub enum Kind {
     Counter,
     /// It goes up and down.
     Gauge,
+    /// Values counted by size.
+    Histogram,
 }
 
 impl Kind {
@@ -22,6 +24,7 @@ impl Kind {
         match self {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
         }
     }
 }
@@ -52,9 +55,48 @@ impl Family {
         let _ = writeln!(self.text, "{}{labels} {}", self.name, number(value));
     }
 
+    /// Adds a histogram: its buckets, sum and count.
+    pub fn histogram(&mut self, labels: &[(&str, &str)], histogram: &Histogram) {
+        let mut count = 0;
+        let bounds = histogram.bounds.iter().copied().chain([f64::INFINITY]);
+        for (bound, counted) in bounds.zip(&histogram.counts) {
+            count += counted;
+            let bound = number(bound);
+            let labels = render(&[labels, &[("le", &bound)]].concat());
+            let _ = writeln!(self.text, "{}_bucket{labels} {count}", self.name);
+        }
+        let labels = render(labels);
+        let _ = writeln!(self.text, "{}_sum{labels} {}", self.name, number(histogram.sum));
+        let _ = writeln!(self.text, "{}_count{labels} {count}", self.name);
+    }
+
     /// The text.
     pub fn into_text(self) -> String {
         self.text
+    }
+}
+
+/// Values counted by size.
+#[derive(Clone, Debug)]
+pub struct Histogram {
+    /// The upper bounds of the buckets but the last, which has none.
+    bounds: Vec<f64>,
+    counts: Vec<u64>,
+    sum: f64,
+}
+
+impl Histogram {
+    /// An empty one with these bounds, ascending.
+    pub fn new(bounds: Vec<f64>) -> Histogram {
+        let counts = vec![0; bounds.len() + 1];
+        Histogram { bounds, counts, sum: 0.0 }
+    }
+
+    /// Counts a value.
+    pub fn observe(&mut self, value: f64) {
+        let at = self.bounds.partition_point(|bound| *bound < value);
+        self.counts[at] += 1;
+        self.sum += value;
     }
 }
 
@@ -82,6 +124,17 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_buckets_of_a_histogram_are_cumulative_and_a_bound_belongs_to_its_bucket() {
+        let mut histogram = Histogram::new(vec![0.5, 1.0]);
+        [0.5, 0.75, 8.0].into_iter().for_each(|value| histogram.observe(value));
+        let mut family = Family::new("x", Kind::Histogram, "h");
+        family.histogram(&[("a", "b")], &histogram);
+        let want = "# HELP x h\n# TYPE x histogram\nx_bucket{a=\"b\",le=\"0.5\"} 1\nx_bucket{a=\"b\",le=\"1\"} 2\n\
+                    x_bucket{a=\"b\",le=\"+Inf\"} 3\nx_sum{a=\"b\"} 9.25\nx_count{a=\"b\"} 3\n";
+        assert_eq!(family.into_text(), want);
+    }
 
     #[test]
     fn a_family_has_help_type_and_samples() {

@@ -19,6 +19,7 @@ mod inspect;
 mod inspect_doctor;
 mod manifest;
 mod root;
+mod serve;
 mod simulation;
 mod simulation_events;
 mod simulation_reader;

@@ -31,6 +31,11 @@ impl Agent {
     /// The same with more flags.
     pub fn start_with(rig: &Rig, manifests: &Path, flags: &[&str]) -> Agent {
         let mut command = command(rig, manifests);
+        // No port that another agent of this machine has, and none that others reach.
+        let servers = ["--metrics-bind-address", "--healthz-bind-address"];
+        for flag in servers.iter().filter(|flag| !flags.contains(flag)) {
+            command.args([flag, ""]);
+        }
         let mut child = command.args(flags).stdout(Stdio::piped()).spawn().expect("beeline starts");
         let log = follow(child.stderr.take().expect("a pipe"));
         let mut line = String::new();

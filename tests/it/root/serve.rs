@@ -4,8 +4,10 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::time::SystemTime;
 
 use beeline::datapath::pins::Tree;
+use beeline::sandbox::cluster::Sandbox;
 use serde_json::Value;
 
 use super::agent::{Agent, until};
@@ -115,4 +117,75 @@ fn an_address_that_is_taken_stops_nothing_and_is_had_as_soon_as_it_is_free() {
     until("the metrics port", || agent.log().contains("served on"));
     assert_eq!(get(metrics, "/metrics").status(), 200);
     assert_eq!(agent.log().matches("cannot listen on").count(), 1, "{}", agent.log());
+}
+
+/// A load balancer `lb` with `externalTrafficPolicy: Local` and one endpoint on n1, and the Node n1.
+fn balancer(dir: &Path, conditions: &str, taint: &str) {
+    let time = humantime(SystemTime::now());
+    let text = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: lb}}\n\
+         spec: {{type: LoadBalancer, clusterIP: 172.30.0.9, externalTrafficPolicy: Local, healthCheckNodePort: 30500,\
+         \x20 ports: [{{name: a, port: 80, nodePort: 30080}}]}}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: lb-1, labels: {{kubernetes.io/service-name: lb}},\
+         \x20 annotations: {{endpoints.kubernetes.io/last-change-trigger-time: '{time}'}}}}\n\
+         addressType: IPv4\nports: [{{name: a, port: 1}}]\n\
+         endpoints: [{{addresses: [10.244.1.10], nodeName: n1, conditions: {{{conditions}}}}}]\n---\n\
+         apiVersion: v1\nkind: Node\nmetadata: {{name: n1}}\nspec: {{taints: [{{key: {taint}, effect: NoSchedule}}]}}\n"
+    );
+    let aside = dir.join(".aside");
+    fs::write(&aside, text).unwrap();
+    fs::rename(aside, dir.join("lb.yaml")).unwrap();
+}
+
+fn humantime(time: SystemTime) -> String {
+    jiff::Timestamp::try_from(time).unwrap().to_string()
+}
+
+#[test]
+fn balancers_see_what_the_node_has() {
+    // HC-3 to HC-7, HC-10, HLT-1, HLT-4, DEC-6, MET-2
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::with_binary("serve", Path::new(env!("CARGO_BIN_EXE_beeline"))).unwrap();
+    let node = sandbox.add_node("n1").unwrap();
+    let ask = |to: SocketAddr, path: &str| {
+        node.netns()
+            .run(|| Ok(crate::http::ask(to, "GET", path)?))
+            .ok()
+            .map(|answer| (answer.status(), answer))
+    };
+    let check: SocketAddr = (node.ip4(), 30500).into();
+    let status = |to, path| ask(to, path).map(|(status, _)| status);
+    let agent = node.start_agent(dir.path(), &[]).unwrap();
+    let health: SocketAddr = (node.ip4(), 10256).into();
+    until("no Node object and yet eligible", || status(health, "/healthz") == Some(200));
+    assert_eq!(status((node.ip6(), 10256).into(), "/livez"), Some(200), "0.0.0.0 is both families, as in Go");
+    assert_eq!(status(check, "/"), None);
+
+    balancer(dir.path(), "ready: true", "node.kubernetes.io/unschedulable");
+    until("a health check", || status(check, "/") == Some(200));
+    assert_eq!(ask(check, "/x").unwrap().1.header("X-Load-Balancing-Endpoint-Weight"), Some("1"));
+    assert_eq!(status((node.ip6(), 30500).into(), "/"), None, "the Service has one family");
+    balancer(dir.path(), "ready: false, serving: true, terminating: true", "x");
+    until("it drains", || status(check, "/") == Some(503));
+    balancer(dir.path(), "ready: true", "ToBeDeletedByClusterAutoscaler");
+    until("the node drains", || status(health, "/healthz") == Some(503));
+    assert_eq!(status(health, "/livez"), Some(200));
+    until("HC-6", || status(check, "/") == Some(200));
+
+    let metrics: SocketAddr = ([127, 0, 0, 1], 10249).into();
+    let body = ask(metrics, "/metrics").unwrap().1.body;
+    let name = |what: &str| format!("kubeproxy_network_programming_duration_seconds_{what}");
+    assert_eq!(sample(&body, &name("count{ip_family=\"IPv4\"}")), Some(3.0), "{body}");
+    assert_eq!(
+        sample(&body, &name("bucket{ip_family=\"IPv4\",le=\"0.25\"}")),
+        Some(3.0),
+        "well under a second"
+    );
+    assert_eq!(ask(metrics, "/proxyMode").unwrap().1.body, "nftables");
+
+    fs::remove_file(dir.path().join("lb.yaml")).unwrap();
+    until("no Service, no port", || status(check, "/").is_none());
+    drop(agent);
+    sandbox.close().unwrap();
 }
