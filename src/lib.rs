@@ -2,7 +2,7 @@
 //!
 //! The rooms, and the one direction of dependency between them, are described in
 //! `docs/architecture.md` and guarded by `tests/it/house.rs`:
-//! `cli → agent → inspect → {cluster, host, datapath} → {plan, config} → model`.
+//! `cli → agent → serve → inspect → {cluster, host, datapath} → {plan, config} → model`.
 
 pub mod agent;
 pub mod cli;
@@ -15,3 +15,4 @@ pub mod inspect;
 pub mod model;
 pub mod plan;
 pub mod sandbox;
+pub mod serve;

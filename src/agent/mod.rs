@@ -1,6 +1,7 @@
 //! The composition: a source, the Reconciler, the data path.
 
 mod care;
+mod config_file;
 mod pace;
 mod pod_cidrs;
 pub mod privilege;

@@ -1,42 +1,28 @@
-//! `minSyncPeriod`: changes that come soon after a write wait, and are written together. Pure.
+//! How often the tables are written (SYNC-4): changes within the period are applied together.
 
 use std::time::Duration;
 
-use crate::model::event::Event;
-
-/// Holds events back until a period after the last write is over.
-#[derive(Debug, Default)]
+/// The least time from the end of one sync to the start of the next.
+#[derive(Clone, Copy, Debug)]
 pub struct Pace {
     period: Duration,
-    /// When events were let through last.
-    last: Option<Duration>,
-    held: Vec<Event>,
+    ended: Option<Duration>,
 }
 
 impl Pace {
-    /// A pace of this period; with zero nothing ever waits.
+    /// A pace of `minSyncPeriod`; zero: at once, always.
     pub fn new(period: Duration) -> Pace {
-        Pace { period, ..Pace::default() }
+        Pace { period, ended: None }
     }
 
-    /// Takes events in, and gives what is to be done now: all that is held, or nothing yet.
-    pub fn take(&mut self, events: Vec<Event>, now: Duration) -> Option<Vec<Event>> {
-        self.held.extend(events);
-        self.release(now)
+    /// When a change that comes now is to be written: now, unless the last sync ended within the period.
+    pub fn due(&self, now: Duration) -> Duration {
+        self.ended.map_or(now, |ended| now.max(ended + self.period))
     }
 
-    /// What is held, if its time has come.
-    pub fn release(&mut self, now: Duration) -> Option<Vec<Event>> {
-        if self.held.is_empty() || self.due().is_some_and(|due| due > now) {
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.held))
-    }
-
-    /// When what is held is to be released.
-    pub fn due(&self) -> Option<Duration> {
-        (!self.held.is_empty()).then(|| self.last.map_or(Duration::ZERO, |last| last + self.period))
+    /// A sync has ended.
+    pub fn ended(&mut self, now: Duration) {
+        self.ended = Some(now);
     }
 }
 
@@ -44,32 +30,27 @@ impl Pace {
 mod tests {
     use super::*;
 
-    fn ms(millis: u64) -> Duration {
-        Duration::from_millis(millis)
+    fn at(ms: u64) -> Duration {
+        Duration::from_millis(ms)
     }
 
-    fn events(count: usize) -> Vec<Event> {
-        vec![Event::Synced; count]
+    #[test]
+    fn the_first_change_after_quiet_is_written_at_once_and_those_that_follow_together() {
+        // SYNC-4
+        let mut pace = Pace::new(at(1000));
+        assert_eq!(pace.due(at(5)), at(5));
+        pace.ended(at(10));
+        assert_eq!(pace.due(at(11)), at(1010));
+        assert_eq!(pace.due(at(900)), at(1010));
+        pace.ended(at(1012));
+        assert_eq!(pace.due(at(2012)), at(2012));
+        assert_eq!(pace.due(at(7000)), at(7000));
     }
 
     #[test]
     fn without_a_period_nothing_waits() {
         let mut pace = Pace::new(Duration::ZERO);
-        for now in [0, 0, 1] {
-            assert_eq!(pace.take(events(1), ms(now)).map(|all| all.len()), Some(1));
-        }
-        assert_eq!((pace.take(Vec::new(), ms(9)), pace.due()), (None, None));
-    }
-
-    #[test]
-    fn changes_within_the_period_are_written_together() {
-        let mut pace = Pace::new(ms(1000));
-        assert_eq!(pace.take(events(1), ms(5)).map(|all| all.len()), Some(1), "the first goes at once");
-        assert_eq!(pace.take(events(2), ms(10)), None);
-        assert_eq!(pace.take(events(3), ms(900)), None);
-        assert_eq!((pace.due(), pace.release(ms(1004))), (Some(ms(1005)), None));
-        assert_eq!(pace.release(ms(1005)).map(|all| all.len()), Some(5));
-        assert_eq!(pace.due(), None);
-        assert_eq!(pace.take(events(1), ms(2005)).map(|all| all.len()), Some(1), "after the period at once");
+        pace.ended(at(10));
+        assert_eq!(pace.due(at(10)), at(10));
     }
 }

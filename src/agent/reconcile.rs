@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use rustc_hash::FxHashSet;
 
+use crate::model::addr::Family;
 use crate::model::event::Event;
 use crate::model::names::{ObjectName, ServicePortName};
 use crate::plan::book::{Book, Changes, Settled, limits_for};
 use crate::plan::compile::{PortRows, compile, compile_node};
-use crate::plan::table::{Limits, NetnsClass, Rows, Settings, TableError, Tables};
+use crate::plan::health::{Effect, Lacking, checks, lacking};
+use crate::plan::table::{Limits, Map, NetnsClass, Rows, Settings, TableError, Tables};
 use crate::plan::world::World;
 
 /// What does not come from objects: who writes, from what, and the namespaces that are known.
@@ -28,6 +30,10 @@ pub struct Outcome {
     pub written: Vec<ServicePortName>,
     /// What failed in this step; it stays pending and is tried again.
     pub failed: Vec<(String, TableError)>,
+    /// What follows the tables, for Services whose rows are in force now (SYNC-7).
+    pub effects: Vec<(ObjectName, Effect)>,
+    /// By family, whether a change of this step concerned it.
+    pub touched: [bool; 2],
     /// Sizes the tables should grow to.
     pub grow: Option<Limits>,
     /// When [`Reconciler::maintain`] wants to be called, on the clock of `now`.
@@ -39,7 +45,7 @@ pub struct Outcome {
 impl From<Settled> for Outcome {
     fn from(settled: Settled) -> Outcome {
         let Settled { written, failed, grow, wake } = settled;
-        Outcome { written, failed, grow, wake, is_first: false }
+        Outcome { written, failed, grow, wake, ..Outcome::default() }
     }
 }
 
@@ -52,6 +58,8 @@ pub struct Reconciler<T> {
     identity: Identity,
     /// The ServicePorts of each Service that were asked for: what a change does not name any more goes.
     ports: BTreeMap<ObjectName, Vec<ServicePortName>>,
+    /// Follows the tables, once they hold it.
+    effects: BTreeMap<ObjectName, Effect>,
     is_started: bool,
     wake: Option<Duration>,
 }
@@ -59,16 +67,36 @@ pub struct Reconciler<T> {
 impl<T: Tables> Reconciler<T> {
     /// A reconciler of a world that may know objects already, and tables that hold what `book` says.
     pub fn new(world: World, book: Book, tables: T, identity: Identity) -> Reconciler<T> {
-        Reconciler { world, book, tables, identity, ports: BTreeMap::new(), is_started: false, wake: None }
+        Reconciler {
+            world,
+            book,
+            tables,
+            identity,
+            ports: BTreeMap::new(),
+            effects: BTreeMap::new(),
+            is_started: false,
+            wake: None,
+        }
     }
 
-    /// Takes events in and writes what they change. Before the source is synced nothing is written,
-    /// and nothing that an earlier process wrote is removed (SYNC-1).
+    /// Takes events in. Returns whether there is something to [`sync`](Self::sync).
+    pub fn absorb(&mut self, events: Vec<Event>) -> bool {
+        events.into_iter().for_each(|event| self.world.apply(event));
+        self.world.is_synced() && (!self.is_started || self.world.is_dirty())
+    }
+
+    /// Takes events in and writes what they change.
+    pub fn step(&mut self, events: Vec<Event>, now: Duration) -> Outcome {
+        self.absorb(events);
+        self.sync(now)
+    }
+
+    /// Writes what has changed. Before the source is synced nothing is written, and nothing that an
+    /// earlier process wrote is removed (SYNC-1).
     ///
     /// When this returns the maps are done; what follows them is to be made from the one outcome, in
     /// the order of SYNC-7.
-    pub fn step(&mut self, events: Vec<Event>, now: Duration) -> Outcome {
-        events.into_iter().for_each(|event| self.world.apply(event));
+    pub fn sync(&mut self, now: Duration) -> Outcome {
         if !self.world.is_synced() {
             return Outcome { wake: self.wake, ..Outcome::default() };
         }
@@ -87,16 +115,36 @@ impl<T: Tables> Reconciler<T> {
             }
         }
         self.is_started = true;
+        let touched =
+            Family::ALL.map(|family| is_first || changes.ports.iter().any(|(name, _)| name.family == family));
+        self.note_triggers();
         let settled = self.book.sync(changes, &mut self.tables, now);
         self.wake = settled.wake;
-        Outcome { is_first, ..settled.into() }
+        Outcome { is_first, touched, effects: self.effects(), ..settled.into() }
     }
 
     /// Does what is due: grace periods, retries. To be called at [`Outcome::wake`].
     pub fn maintain(&mut self, now: Duration) -> Outcome {
         let settled = self.book.maintain(&mut self.tables, now);
         self.wake = settled.wake;
-        settled.into()
+        Outcome { effects: self.effects(), ..settled.into() }
+    }
+
+    /// What follows the tables for those Services whose rows are in force now. All others wait: a
+    /// health check never reports what is not programmed (HC-10).
+    fn effects(&mut self) -> Vec<(ObjectName, Effect)> {
+        let book = &self.book;
+        self.effects.extract_if(.., |service, _| !book.awaits(service)).collect()
+    }
+
+    /// Puts the times of changes to what will follow the tables.
+    fn note_triggers(&mut self) {
+        for (service, mut times) in self.world.take_triggers() {
+            // Slices without a Service change nothing.
+            if let Some(effect) = self.effects.get_mut(&service) {
+                effect.triggers.append(&mut times);
+            }
+        }
     }
 
     /// Compares the tables as they were `found` with what was written, and repairs what differs: as a
@@ -111,7 +159,7 @@ impl<T: Tables> Reconciler<T> {
         let changes = self.everything();
         let settled = self.book.sync(changes, &mut self.tables, now);
         self.wake = settled.wake;
-        Some((damage, settled.into()))
+        Some((damage, Outcome { effects: self.effects(), ..settled.into() }))
     }
 
     /// The tables have other sizes now.
@@ -127,6 +175,16 @@ impl<T: Tables> Reconciler<T> {
     /// Rows that could not be written, with the reason.
     pub fn pending(&self) -> Vec<(String, TableError)> {
         self.book.pending()
+    }
+
+    /// By family, whether changes are not in force (HLT-3).
+    pub fn is_behind(&self) -> [bool; 2] {
+        self.book.is_behind()
+    }
+
+    /// Rows in use of the maps that are sized to need.
+    pub fn used(&self) -> Vec<(Map, u32)> {
+        self.book.usage().into_iter().map(|(map, used, _)| (map, used)).collect()
     }
 
     /// How many ServicePorts there are, each family counted.
@@ -160,6 +218,10 @@ impl<T: Tables> Reconciler<T> {
     /// The rows of a Service, and the removal of the ports it had and has no more.
     fn service_changes(&mut self, service: &ObjectName) -> Vec<(ServicePortName, Option<PortRows>)> {
         let rows = compile(&self.world, service);
+        let effect = self.effects.entry(service.clone()).or_default();
+        let object = self.world.service(service);
+        effect.checks = object.map_or([None; 2], |object| checks(object, &rows));
+        effect.lacking = object.map_or_else(Lacking::default, |object| lacking(object, &rows));
         let names: Vec<_> = rows.iter().map(|(name, _)| name.clone()).collect();
         let mut changes: Vec<_> = rows.into_iter().map(|(name, rows)| (name, Some(rows))).collect();
         let before = match names.is_empty() {

@@ -6,6 +6,7 @@ use super::*;
 use crate::cluster::manifest::ManifestStore;
 use crate::inspect::dump::canonical;
 use crate::model::node::HostFacts;
+use crate::plan::health::Check;
 use crate::plan::mem::{CountingTables, Counts, Faults, FaultyTables, MemTables};
 use crate::plan::table::Op;
 
@@ -146,6 +147,107 @@ fn refused_writes_leave_other_services_alone_and_are_tried_again() {
         let services: Vec<_> = (1..10).map(|n| (n, &["a"][..], 3)).collect();
         assert_eq!(canonical(&agent.tables().inner.rows()), dump_of_a_fresh_start(&services), "seed {seed}");
     }
+}
+
+/// A load balancer with `externalTrafficPolicy: Local`; its endpoints on this node, and when they changed.
+fn balancer(store: &mut ManifestStore, local: &[(&str, bool)], time: &str) -> Vec<Event> {
+    let endpoint = |(ip, ready): &(&str, bool)| {
+        format!("{{addresses: [{ip}], nodeName: node-a, conditions: {{ready: {ready}}}}}")
+    };
+    let endpoints: Vec<_> =
+        local.iter().map(endpoint).chain(["{addresses: [10.9.9.9], nodeName: b}".into()]).collect();
+    let text = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: lb}}\n\
+         spec: {{type: LoadBalancer, clusterIP: 172.30.0.9, externalTrafficPolicy: Local, healthCheckNodePort: 30500,\
+         \x20 internalTrafficPolicy: Local, ports: [{{name: a, port: 80, nodePort: 30080}}, {{name: b, port: 81}}]}}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: lb-1, labels: {{kubernetes.io/service-name: lb}},\
+         \x20 annotations: {{endpoints.kubernetes.io/last-change-trigger-time: '{time}'}}}}\n\
+         addressType: IPv4\nports: [{{name: a, port: 1}}, {{name: b, port: 2}}]\nendpoints: [{}]\n",
+        endpoints.join(", ")
+    );
+    store.update("lb.yaml", &text).events
+}
+
+/// What follows the tables, of the balancer.
+fn effect(outcome: &Outcome) -> Option<&Effect> {
+    outcome.effects.iter().find(|(service, _)| &*service.name == "lb").map(|(_, effect)| effect)
+}
+
+#[test]
+fn a_health_check_counts_distinct_local_ready_addresses() {
+    // HC-1, HC-5
+    let mut store = ManifestStore::new();
+    let mut agent = fresh(MemTables::new(LIMITS));
+    let two = [("10.1.0.1", true), ("10.1.0.2", true), ("10.1.0.3", false)];
+    let outcome = agent.step([balancer(&mut store, &two, ""), vec![Event::Synced]].concat(), at(0));
+    let checks = |outcome: &Outcome| effect(outcome).map(|effect| effect.checks);
+    assert_eq!(checks(&outcome), Some([Some(Check { port: 30500, local: 2 }), None]));
+    assert_eq!(effect(&outcome).unwrap().lacking, Lacking::default());
+    let outcome = agent.step(balancer(&mut store, &[], ""), at(1));
+    let outcome = if effect(&outcome).is_some() { outcome } else { agent.maintain(at(1000)) };
+    assert_eq!(checks(&outcome), Some([Some(Check { port: 30500, local: 0 }), None]));
+    let lacking = effect(&outcome).unwrap().lacking;
+    assert_eq!(lacking, Lacking { internal: [2, 0], external: [1, 0] }, "MET-7");
+    let mut outcome = agent.step(store.remove("lb.yaml").events, at(2000));
+    while effect(&outcome).is_none() {
+        outcome = agent.maintain(outcome.wake.unwrap());
+    }
+    assert_eq!(checks(&outcome), Some([None; 2]));
+}
+
+#[test]
+fn what_follows_the_tables_waits_until_they_hold_it() {
+    // HC-10, SYNC-7, MET-2
+    let mut store = ManifestStore::new();
+    let faults = Faults { per_mille: 0, seed: 1, crash_after: None };
+    let mut agent = fresh(FaultyTables::new(MemTables::new(LIMITS), faults));
+    agent.step([balancer(&mut store, &[], "2026-01-01T00:00:00Z"), vec![Event::Synced]].concat(), at(0));
+    rest(&mut agent);
+    assert_eq!(agent.is_behind(), [false; 2]);
+
+    agent.tables().faults.per_mille = 1000;
+    let outcome = agent.step(balancer(&mut store, &[("10.1.0.1", true)], "2026-01-01T00:00:05Z"), at(5000));
+    assert_eq!(effect(&outcome), None, "nothing is in force");
+    assert_eq!(outcome.touched, [true, false]);
+    assert_eq!(agent.is_behind(), [true, false], "HLT-3");
+    let outcome = agent.step(balancer(&mut store, &[("10.1.0.2", true)], "2026-01-01T00:00:06Z"), at(6000));
+    assert_eq!(effect(&outcome), None);
+
+    agent.tables().faults.per_mille = 0;
+    let mut outcome = agent.maintain(at(60_000));
+    while effect(&outcome).is_none() {
+        outcome = agent.maintain(outcome.wake.expect("it goes on"));
+    }
+    let effect = effect(&outcome).unwrap();
+    assert_eq!(effect.checks[0], Some(Check { port: 30500, local: 1 }));
+    let seconds: Vec<_> = effect.triggers.iter().map(|(_, time)| time.as_secs() % 60).collect();
+    assert_eq!(seconds, [5, 6], "both changes came into force now");
+    rest(&mut agent);
+    assert_eq!(agent.is_behind(), [false; 2]);
+}
+
+#[test]
+fn a_slice_that_differs_in_its_time_alone_changes_nothing() {
+    // SVC-16, EP-15
+    let mut store = ManifestStore::new();
+    let mut agent = fresh(CountingTables::new(MemTables::new(LIMITS)));
+    agent.step([balancer(&mut store, &[], "2026-01-01T00:00:00Z"), vec![Event::Synced]].concat(), at(0));
+    agent.tables().take();
+    let again = balancer(&mut ManifestStore::new(), &[], "2026-01-01T00:00:09Z");
+    assert!(!again.is_empty() && !agent.absorb(again));
+    agent.sync(at(1));
+    assert_eq!(agent.tables().take(), Counts::default());
+}
+
+#[test]
+fn a_full_map_is_no_ill_health() {
+    // HLT-3: it hurts what does not fit and nothing else
+    let mut agent = fresh(MemTables::new(Limits { backends: 8, ..LIMITS }));
+    let mut store = ManifestStore::new();
+    agent.step([events(&mut store, 2, &["a"], 20), vec![Event::Synced]].concat(), at(0));
+    assert_eq!(agent.pending().len(), 1);
+    assert_eq!(agent.is_behind(), [false; 2]);
 }
 
 #[test]

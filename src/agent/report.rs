@@ -1,22 +1,28 @@
-//! What an agent tells people: a log line per change of state, and the state file for `status`.
+//! What an agent tells people: a log line per change of state, the state file for `status`, and the board for
+//! metrics.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use anyhow::Result;
 
 use super::care::Cared;
 use super::reconcile::{Outcome, Reconciler};
 use super::state::StateFile;
+use crate::cluster::events::{Event, Recorder};
 use crate::cluster::manifest::{FileProblem, Severity};
 use crate::config::Config;
 use crate::inspect::agent::AgentState;
 use crate::inspect::status::Pending;
 use crate::plan::table::{FrontendKey, Limits, Tables};
+use crate::serve::board::Board;
 
 /// Remembers what has been said, so that nothing is said twice.
 #[derive(Debug)]
 pub struct Report {
     file: StateFile,
+    board: Arc<Board>,
+    recorder: Arc<Recorder>,
     problems: BTreeSet<FileProblem>,
     pending: Vec<Pending>,
     conflicts: Vec<Pending>,
@@ -32,9 +38,16 @@ impl Report {
     ///
     /// # Errors
     /// /proc is not mounted.
-    pub fn new(config: &Config, sysctls: Vec<Pending>) -> Result<Report> {
+    pub fn new(
+        config: &Config,
+        sysctls: Vec<Pending>,
+        board: Arc<Board>,
+        recorder: Arc<Recorder>,
+    ) -> Result<Report> {
         Ok(Report {
             file: StateFile::new(&config.bpf_root)?,
+            board,
+            recorder,
             problems: BTreeSet::new(),
             pending: Vec::new(),
             conflicts: Vec::new(),
@@ -47,6 +60,7 @@ impl Report {
 
     /// The first complete state is programmed.
     pub fn synced<T: Tables>(&self, reconciler: &Reconciler<T>) {
+        self.board.told().synced = true;
         let services = reconciler.world().service_ports().count();
         tracing::info!(
             services,
@@ -80,6 +94,12 @@ impl Report {
         self.broken = broken;
     }
 
+    /// The source has something to say while its changes wait to be written.
+    pub fn source(&mut self, problems: Vec<FileProblem>) {
+        self.tell_problems(problems);
+        self.write();
+    }
+
     /// A step is done.
     pub fn step<T: Tables>(
         &mut self,
@@ -91,7 +111,7 @@ impl Report {
             tracing::debug!("programmed {name} ({}, {})", name.protocol, name.family);
         }
         self.tell_problems(problems);
-        self.tell_pending(reconciler);
+        self.tell_pending(outcome, reconciler);
         self.tell_conflicts(reconciler);
         self.write();
     }
@@ -104,15 +124,24 @@ impl Report {
         {
             tracing::info!("resolved: {problem}");
         }
+        let counted = problems.iter().filter_map(|problem| match problem.severity {
+            Severity::Error => Some("error"),
+            Severity::Warning => Some("warning"),
+            Severity::Note => None,
+        });
+        self.board.told().set_problems(counted);
         self.problems = problems;
     }
 
-    fn tell_pending<T: Tables>(&mut self, reconciler: &Reconciler<T>) {
-        let pending: Vec<_> = reconciler
-            .pending()
-            .into_iter()
-            .map(|(what, error)| Pending { what, error: error.to_string() })
-            .collect();
+    fn tell_pending<T: Tables>(&mut self, outcome: &Outcome, reconciler: &Reconciler<T>) {
+        let refused = reconciler.pending();
+        let mut told = self.board.told();
+        told.used = reconciler.used();
+        told.count_failures(outcome.failed.iter().map(|(_, error)| error));
+        told.set_pending(refused.iter().map(|(_, error)| error));
+        drop(told);
+        let pending: Vec<_> =
+            refused.into_iter().map(|(what, error)| Pending { what, error: error.to_string() }).collect();
         for row in pending.iter().filter(|row| !self.pending.contains(row)) {
             tracing::error!("{} is pending: {}", row.what, row.error);
         }
@@ -127,15 +156,21 @@ impl Report {
         let conflicts: Vec<_> = reconciler
             .world()
             .conflicts()
-            .map(|(key, owner, waiting)| Pending {
-                what: format!("{} of Service {}", shown(key), waiting.service),
-                error: format!("Service {} claims it too and comes first (SVC-17)", owner.service),
+            .map(|(key, owner, waiting)| {
+                let pending = Pending {
+                    what: format!("{} of Service {}", shown(key), waiting.service),
+                    error: format!("Service {} claims it too and comes first (SVC-17)", owner.service),
+                };
+                (waiting.service.clone(), pending)
             })
             .collect();
-        for conflict in conflicts.iter().filter(|conflict| !self.conflicts.contains(conflict)) {
+        for (service, conflict) in conflicts.iter().filter(|(_, conflict)| !self.conflicts.contains(conflict))
+        {
             tracing::warn!("{}: {}", conflict.what, conflict.error);
+            let note = format!("{}: {}", conflict.what, conflict.error);
+            self.recorder.record(Event::conflict(service, note));
         }
-        self.conflicts = conflicts;
+        self.conflicts = conflicts.into_iter().map(|(_, conflict)| conflict).collect();
     }
 
     fn write(&mut self) {

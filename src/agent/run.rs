@@ -4,31 +4,35 @@
 //! events the process sleeps until something is due.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
-use tokio::io::unix::AsyncFd;
+use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::care::Care;
+use super::config_file::ConfigWatch;
 use super::pace::Pace;
 use super::pod_cidrs::PodCidrs;
 use super::privilege;
 use super::reconcile::{Identity, Outcome, Reconciler, size_for};
 use super::report::Report;
 use super::setup;
-use super::source::{Source, wait_for};
-use crate::cluster::dir::file::FileWatch;
-use crate::config::Config;
-use crate::config::kube_proxy::Detector;
+use super::source::Source;
+use crate::cluster::events::{self, Recorder};
+use crate::config::kube_proxy::{Detector, configz};
+use crate::config::{self, Config};
 use crate::datapath::{Datapath, Options, SMALLEST, kernel};
 use crate::host::netlink::Netlink;
 use crate::host::{cgroup, memory};
 use crate::model::event::Event;
 use crate::model::node::HostFacts;
 use crate::plan::book::Book;
+use crate::plan::health::is_eligible;
 use crate::plan::table::{Limits, NetnsClass, Settings};
 use crate::plan::world::World;
+use crate::serve::board::{Board, Sync};
+use crate::serve::{self, Servers};
 
 /// After a growth was refused, the next attempt waits this long.
 const GROW_AGAIN: Duration = Duration::from_secs(60);
@@ -74,8 +78,13 @@ impl Signals {
 }
 
 struct Agent {
+    /// Metrics and health, on a thread of their own.
+    servers: Servers,
+    board: Arc<Board>,
     source: Source,
-    config_file: Option<AsyncFd<FileWatch>>,
+    config_file: ConfigWatch,
+    /// A Node object may be missing: the source is a directory (DEC-6).
+    may_lack_node: bool,
     /// Dropped before the data path's lock: the state file is then not the next agent's yet.
     report: Report,
     reconciler: Reconciler<Datapath>,
@@ -93,6 +102,8 @@ struct Agent {
     reread: Option<Duration>,
     /// When the data path is looked after; not before it is published.
     care: Option<Care>,
+    /// Changes wait to be written then (SYNC-4).
+    sync_at: Option<Duration>,
 }
 
 impl Agent {
@@ -100,32 +111,39 @@ impl Agent {
     fn start(config: &Config) -> Result<Agent> {
         let epoch = Instant::now();
         setup::oom_score(config);
-        let config_file = watch_config(config)?;
+        let config_file = ConfigWatch::open(config)?;
         let mut world = World::new();
         let mut host = config.host_facts(interface_addresses()?);
         let mut pod_cidrs = pod_cidrs(config);
         let (source, mut events) = Source::open(&config.source)?;
         detect(&mut pod_cidrs, &mut host, &mut events)?;
         world.apply(Event::Host(Box::new(host.clone())));
+        let board = Arc::new(Board::new(epoch));
+        let (services, slices) = counts(&events);
+        board.told().kube_proxy.changed(services, slices);
         events.into_iter().for_each(|event| world.apply(event));
         let (datapath, book) = open(config, size_for(&world, SMALLEST))?;
         let reconciler = Reconciler::new(world, book, datapath, identity(config));
-        let report = Report::new(config, setup::sysctls(config))?;
-        let (pace, grow_after) = (Pace::new(config.min_sync_period), Duration::ZERO);
-        let (wake, reread, care) = (None, None, None);
+        let recorder = Arc::new(Recorder::nobody());
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, "starting");
+        recorder.record(events::Event::starting(&config.node_name));
         Ok(Agent {
+            servers: Servers::start(serving(config), board.clone(), recorder.clone())?,
             source,
             config_file,
-            report,
+            may_lack_node: matches!(config.source, config::Source::Manifests(_)),
+            report: Report::new(config, setup::sysctls(config), board.clone(), recorder)?,
             reconciler,
             host,
             pod_cidrs,
-            pace,
+            board,
+            pace: Pace::new(config.min_sync_period),
             epoch,
-            wake,
-            grow_after,
-            reread,
-            care,
+            wake: None,
+            grow_after: Duration::ZERO,
+            reread: None,
+            care: None,
+            sync_at: None,
         })
     }
 
@@ -135,8 +153,7 @@ impl Agent {
         loop {
             let patience = self.pod_cidrs.as_ref().and_then(PodCidrs::due);
             let care = self.care.as_ref().map(Care::due);
-            let due = self.wake.into_iter().chain(self.reread).chain(self.pace.due()).chain(patience);
-            let due = due.chain(care).min();
+            let due = [self.wake, self.reread, self.sync_at, patience, care].into_iter().flatten().min();
             let due = due.map(|due| tokio::time::Instant::from_std(self.epoch + due));
             let sleep = async {
                 match due {
@@ -149,7 +166,8 @@ impl Agent {
                     tracing::info!("{name}: stopping; the data path stays in place");
                     return Ok(());
                 }
-                changed = config_changed(&mut self.config_file) => changed?,
+                changed = self.config_file.changed() => changed?,
+                error = self.servers.failed() => return Err(error.context("bindAddressHardFail is set")),
                 seen = self.source.next() => self.follow(seen, &mut ready)?,
                 () = sleep => self.be_on_time(&mut ready)?,
             }
@@ -162,10 +180,7 @@ impl Agent {
         match seen {
             Ok(mut events) => {
                 detect(&mut self.pod_cidrs, &mut self.host, &mut events)?;
-                match self.pace.take(events, self.now()) {
-                    Some(events) => self.step(events, ready),
-                    None => Ok(()),
-                }
+                self.step(events, ready)
             }
             Err(error) => {
                 let seconds = REREAD.as_secs();
@@ -189,27 +204,60 @@ impl Agent {
         if let Some(pod_cidrs) = &self.pod_cidrs {
             pod_cidrs.check(self.now())?;
         }
-        if let Some(events) = self.pace.release(self.now()) {
-            return self.step(events, ready);
+        if self.sync_at.is_some_and(|due| due <= self.now()) {
+            return self.sync(ready);
         }
         let now = self.now();
         if let Some(cared) = self.care.as_mut().and_then(|care| care.look(&mut self.reconciler, now)) {
             self.report.cared(&cared);
             if let Some(outcome) = cared.outcome {
-                self.settle(outcome);
+                self.settle(outcome, None);
             }
         }
         let outcome = self.reconciler.maintain(now);
-        self.settle(outcome);
+        self.settle(outcome, None);
         Ok(())
     }
 
-    /// Takes events in and follows up on what they changed.
+    /// Takes events in, and writes what they change as soon as the pace allows it.
     fn step(&mut self, events: Vec<Event>, ready: &mut Option<impl FnOnce()>) -> Result<()> {
         let is_large = events.len() > 1000;
-        let outcome = self.reconciler.step(events, self.now());
-        let is_first = outcome.is_first;
-        self.settle(outcome);
+        let (services, slices) = counts(&events);
+        let is_changed = self.reconciler.absorb(events);
+        let mut told = self.board.told();
+        told.is_eligible = is_eligible(self.reconciler.world().node(), self.may_lack_node);
+        told.kube_proxy.changed(services, slices);
+        if is_changed {
+            told.queued(self.board.now());
+        }
+        drop(told);
+        let due = self.pace.due(self.now());
+        if is_changed && due > self.now() {
+            self.sync_at = Some(due);
+            self.report.source(self.source.problems());
+        } else if self.sync_at.is_none() || !is_changed {
+            self.sync(ready)?;
+        }
+        if is_large {
+            memory::trim();
+        }
+        Ok(())
+    }
+
+    /// Writes what has changed, and follows up on it.
+    fn sync(&mut self, ready: &mut Option<impl FnOnce()>) -> Result<()> {
+        self.sync_at = None;
+        let started = self.now();
+        let outcome = self.reconciler.sync(started);
+        let (is_first, touched) = (outcome.is_first, outcome.touched);
+        let took = self.now().saturating_sub(started);
+        let behind = self.reconciler.is_behind();
+        let sync =
+            (is_first || touched != [false; 2]).then_some(Sync { is_full: is_first, took, touched, behind });
+        self.settle(outcome, sync);
+        if sync.is_some() {
+            self.pace.ended(self.now());
+        }
         if is_first {
             self.reconciler.tables().publish()?;
             self.care = Some(Care::new(self.now()));
@@ -218,25 +266,29 @@ impl Agent {
                 ready();
             }
         }
-        if is_first || is_large {
+        if is_first {
             memory::trim();
         }
         Ok(())
     }
 
-    /// Grows the tables where they should, and reports what changed.
-    fn settle(&mut self, mut outcome: Outcome) {
+    /// Grows the tables where they should, and reports what changed: first metrics and health, then the
+    /// answers of health check node ports (SYNC-7).
+    fn settle(&mut self, mut outcome: Outcome, sync: Option<Sync>) {
         if let Some(limits) = outcome.grow.filter(|_| self.now() >= self.grow_after) {
             if self.grow(limits) {
                 let retried = self.reconciler.maintain(self.now());
                 outcome.written.extend(retried.written);
                 outcome.failed = retried.failed;
+                outcome.effects.extend(retried.effects);
                 outcome.wake = retried.wake;
             } else {
                 self.grow_after = self.now() + GROW_AGAIN;
             }
         }
         self.wake = outcome.wake;
+        let effects = std::mem::take(&mut outcome.effects);
+        self.board.follow(sync, self.reconciler.is_behind(), effects);
         self.report.step(&outcome, self.source.problems(), &self.reconciler);
     }
 
@@ -254,42 +306,6 @@ impl Agent {
     }
 }
 
-/// Watches the configuration file, if there is one.
-fn watch_config(config: &Config) -> Result<Option<AsyncFd<FileWatch>>> {
-    let Some(file) = &config.file else { return Ok(None) };
-    let watch = FileWatch::open(&file.path, &file.text)
-        .with_context(|| format!("follow the configuration {}", file.path.display()))?;
-    let mut watch = wait_for(watch)?;
-    unchanged(watch.get_mut())?;
-    Ok(Some(watch))
-}
-
-/// Waits until something happens to the configuration file; forever without one. Dropping the future loses
-/// nothing.
-///
-/// # Errors
-/// It holds another text now: a new start is needed (SYNC-16).
-async fn config_changed(file: &mut Option<AsyncFd<FileWatch>>) -> Result<()> {
-    let Some(file) = file else { return std::future::pending().await };
-    let mut guard = file.readable_mut().await.context("wait for inotify")?;
-    guard.clear_ready();
-    unchanged(guard.get_inner_mut())
-}
-
-fn unchanged(file: &mut FileWatch) -> Result<()> {
-    let path = file.path().display().to_string();
-    match file.changed() {
-        Ok(false) => Ok(()),
-        Ok(true) => bail!(
-            "the configuration {path} changed: ending, so that a new start takes it; the data path stays in place"
-        ),
-        Err(error) => {
-            tracing::warn!("changes of the configuration {path} may go unseen: {error:#}");
-            Ok(())
-        }
-    }
-}
-
 /// The guard of this node's podCIDRs, if they are the local detector.
 fn pod_cidrs(config: &Config) -> Option<PodCidrs> {
     (config.detector == Detector::NodeCidr).then(|| PodCidrs::new(config.node_name.clone()))
@@ -304,6 +320,29 @@ fn detect(cidrs: &mut Option<PodCidrs>, host: &mut HostFacts, events: &mut Vec<E
         events.insert(0, Event::Host(Box::new(host.clone())));
     }
     Ok(())
+}
+
+/// What is served over HTTP.
+fn serving(config: &Config) -> serve::Options {
+    serve::Options {
+        metrics: config.metrics,
+        health: config.healthz,
+        hard_fail: config.bind_hard_fail,
+        bpf_root: config.bpf_root.clone(),
+        node: config.node_name.clone(),
+        node_port_networks: config.node_port_networks(),
+        mode: config.kube_proxy.mode.clone(),
+        configz: Some(configz(&config.kube_proxy)),
+    }
+}
+
+/// How many events are about Services, and how many about slices.
+fn counts(events: &[Event]) -> (u64, u64) {
+    let count = |of: fn(&Event) -> bool| events.iter().filter(|event| of(event)).count() as u64;
+    (
+        count(|event| matches!(event, Event::Service(_) | Event::ServiceGone(_))),
+        count(|event| matches!(event, Event::Slice(_) | Event::SliceGone(_))),
+    )
 }
 
 /// Opens the data path, and finds out what its tables hold.

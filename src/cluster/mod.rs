@@ -2,4 +2,5 @@
 
 pub mod convert;
 pub mod dir;
+pub mod events;
 pub mod manifest;

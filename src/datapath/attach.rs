@@ -297,6 +297,13 @@ fn inspect_one(tree: &Tree, name: &str, cgroup: Option<&Cgroup>) -> Attachment {
     }
 }
 
+/// Whether a program's link is pinned and holds it at a cgroup. Asks the link alone, which takes no privilege
+/// beyond opening the pin.
+pub fn is_attached(tree: &Tree, name: &str) -> bool {
+    let facts = sys::get(&tree.links().join(name)).and_then(|link| sys::link_facts(link.as_fd()));
+    facts.is_ok_and(|facts| facts.cgroup_id != 0)
+}
+
 /// Removes pinned links of programs that this version does not have, and those that a kill left aside.
 pub(crate) fn remove_unknown(tree: &Tree, units: &[Unit]) -> Result<()> {
     let known = |name: &str| units.iter().any(|unit| unit.programs.contains(&name));

@@ -14,6 +14,7 @@ pub mod memory;
 pub mod mount;
 pub mod netlink;
 pub mod netns;
+pub mod own;
 pub mod process;
 pub mod socket;
 pub mod sysctl;

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod doctor;
 pub mod dump;
+pub mod metrics;
 pub mod services;
 pub mod status;
 pub mod view;

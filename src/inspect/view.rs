@@ -10,7 +10,7 @@ use super::agent::read_state;
 use super::status::Pending;
 use crate::datapath::attach::{self, Attachment};
 use crate::datapath::load::{self, Knobs, SOCKET};
-use crate::datapath::maps::Reader;
+use crate::datapath::maps::{self, Reader};
 use crate::datapath::pins::{Tree, TreeLock};
 use crate::datapath::stats::Stats;
 use crate::host::caps;
@@ -73,6 +73,12 @@ pub struct MapUse {
     pub max: u64,
 }
 
+impl From<maps::MapUse> for MapUse {
+    fn from(found: maps::MapUse) -> MapUse {
+        MapUse { name: found.name.to_owned(), used: found.used.into(), max: found.max.into() }
+    }
+}
+
 /// A place in the kernel where one of our programs belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hook {
@@ -130,10 +136,7 @@ impl View {
         }
         let knobs = Knobs::probe();
         let usage = reader.usage().context("count the rows of the maps")?;
-        self.maps = usage
-            .into_iter()
-            .map(|m| MapUse { name: m.name.to_owned(), used: m.used.into(), max: m.max.into() })
-            .collect();
+        self.maps = usage.into_iter().map(MapUse::from).collect();
         let attached = attach::inspect(reader.tree(), &SOCKET, None);
         self.hooks = hooks(&attached);
         self.narrowed = narrowed(knobs);

@@ -29,6 +29,14 @@ impl Family {
         }
     }
 
+    /// `IPv4` or `IPv6`, as Kubernetes writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
+        }
+    }
+
     /// 0 for IPv4, 1 for IPv6: an index into per-family pairs.
     pub fn index(self) -> usize {
         match self {
@@ -40,10 +48,7 @@ impl Family {
 
 impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Family::V4 => "IPv4",
-            Family::V6 => "IPv6",
-        })
+        f.write_str(self.name())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::addr::{Family, Protocol};
 use super::names::ObjectName;
@@ -22,7 +23,22 @@ pub struct EndpointSlice {
     pub endpoints: Vec<Endpoint>,
     /// Has the label `service.kubernetes.io/headless` (SVC-4): contributes nothing.
     pub headless: bool,
+    /// When what it shows happened (MET-2).
+    pub triggered: Trigger,
 }
+
+/// When the change that a slice shows happened, since the Unix epoch; `None` if nobody said. It is no part of
+/// what a slice is: slices that differ in it alone are equal (EP-15, SVC-16).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trigger(pub Option<Duration>);
+
+impl PartialEq for Trigger {
+    fn eq(&self, _: &Trigger) -> bool {
+        true
+    }
+}
+
+impl Eq for Trigger {}
 
 /// One port of a slice; it matches a Service port by name and protocol (EP-4).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use crate::model::event::Event;
 use crate::model::names::{ObjectName, ServicePortName};
 use crate::model::node::HostFacts;
 use crate::model::service::{Service, ServicePort};
-use crate::model::slice::{Endpoint, EndpointSlice, SlicePort};
+use crate::model::slice::{Endpoint, EndpointSlice, SlicePort, Trigger};
 
 /// An address that is known to parse.
 pub fn ip(text: &str) -> IpAddr {
@@ -64,6 +64,7 @@ pub fn slice(service: &str, name: &str, endpoints: Vec<Endpoint>) -> EndpointSli
         ports: vec![SlicePort { name: "p".into(), protocol: Protocol::Tcp, port: 8080 }],
         endpoints,
         headless: false,
+        triggered: Trigger::default(),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod compile;
 pub mod eligible;
 #[cfg(test)]
 mod fixture;
+pub mod health;
 pub mod ids;
 pub mod mem;
 pub mod pack;

@@ -321,6 +321,19 @@ pub enum Map {
 }
 
 impl Map {
+    /// All of them.
+    pub const ALL: [Map; 9] = [
+        Map::Frontends,
+        Map::Services,
+        Map::Slots,
+        Map::Backends,
+        Map::Names,
+        Map::Prefixes,
+        Map::Netns,
+        Map::Agent,
+        Map::Endpoints,
+    ];
+
     /// The name of the BPF map.
     pub fn name(self) -> &'static str {
         match self {
@@ -337,11 +350,22 @@ impl Map {
     }
 }
 
+impl Map {
+    /// The next step of somebody who reads that it is full.
+    fn when_full(self) -> &'static str {
+        match self {
+            Map::Prefixes => "it does not grow: list fewer, larger ServiceCIDRs and node addresses",
+            Map::Netns => "it does not grow: look for network namespaces that nobody needs",
+            _ => "it grows by itself at the next change, or look for Services that nobody needs",
+        }
+    }
+}
+
 /// Why a write failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TableError {
     /// The map is full: this row alone fails, the next step is to grow (architecture: growth at 80 %).
-    #[error("{} is full: all {limit} rows are in use; it grows by itself at the next change, or look for Services that nobody needs", .map.name())]
+    #[error("{} is full: all {limit} rows are in use; {}", .map.name(), .map.when_full())]
     Full {
         /// The map.
         map: Map,
@@ -356,6 +380,15 @@ pub enum TableError {
         /// What the kernel said, with what was asked.
         message: String,
     },
+}
+
+impl TableError {
+    /// The map that was to be written.
+    pub fn map(&self) -> Map {
+        match self {
+            TableError::Full { map, .. } | TableError::Kernel { map, .. } => *map,
+        }
+    }
 }
 
 /// `max_entries` of the maps that are sized to need.

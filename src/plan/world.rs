@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use rustc_hash::FxHashMap;
@@ -14,6 +15,7 @@ use super::claims::{Claim, Claims, claims_of};
 use super::eligible::Here;
 use super::pack::{Interner, PackedSlice};
 use super::table::FrontendKey;
+use crate::model::addr::Family;
 use crate::model::event::Event;
 use crate::model::names::ObjectName;
 use crate::model::node::{HostFacts, Node};
@@ -58,6 +60,8 @@ pub struct World {
     interner: Interner,
     synced: bool,
     dirty: Dirty,
+    /// When what is dirty happened, by Service (MET-2).
+    triggers: BTreeMap<ObjectName, Vec<(Family, Duration)>>,
 }
 
 impl World {
@@ -106,6 +110,16 @@ impl World {
     /// What changed since the last call.
     pub fn take_dirty(&mut self) -> Dirty {
         mem::take(&mut self.dirty)
+    }
+
+    /// Whether something changed since [`take_dirty`](Self::take_dirty).
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// When the changes of slices happened that came since the last call, as far as they say (MET-2).
+    pub fn take_triggers(&mut self) -> BTreeMap<ObjectName, Vec<(Family, Duration)>> {
+        mem::take(&mut self.triggers)
     }
 
     /// All known Services that this proxy handles, sorted; for start-up and full resyncs.
@@ -221,7 +235,10 @@ impl World {
             }
         }
         if entry.service.is_some() {
-            self.dirty.services.insert(service);
+            self.dirty.services.insert(service.clone());
+        }
+        if let Some(time) = slice.triggered.0 {
+            self.triggers.entry(service).or_default().push((slice.family, time));
         }
     }
 
@@ -232,7 +249,14 @@ impl World {
         let Some(entry) = self.entries.get_mut(&service) else {
             return;
         };
-        entry.slices.retain(|(known, _)| *known != name.name);
+        let Some(at) = entry.slices.iter().position(|(known, _)| *known == name.name) else {
+            return;
+        };
+        let (_, slice) = entry.slices.remove(at);
+        // What a deletion took cannot be told: the annotation is that of the update before (MET-2).
+        if let Some(times) = self.triggers.get_mut(&service) {
+            times.retain(|(family, _)| *family != slice.family);
+        }
         if entry.service.is_some() {
             self.dirty.services.insert(service);
         } else if entry.slices.is_empty() {

@@ -62,8 +62,13 @@ const ROOMS: &[Room] = &[
         not_crates: &["k8s_openapi", "tokio"],
     },
     Room {
-        name: "agent",
+        name: "serve",
         uses: &["inspect", "cluster", "host", "datapath", "plan", "config", "model"],
+        not_crates: &["k8s_openapi", "libbpf_rs", "libbpf_sys", "kube"],
+    },
+    Room {
+        name: "agent",
+        uses: &["serve", "inspect", "cluster", "host", "datapath", "plan", "config", "model"],
         not_crates: &["k8s_openapi", "libbpf_rs", "libbpf_sys"],
     },
     Room {

@@ -9,7 +9,7 @@ use beeline::model::event::Event;
 use beeline::model::names::{ObjectName, ServicePortName};
 use beeline::model::node::HostFacts;
 use beeline::model::service::{Service, ServiceKind, ServicePort};
-use beeline::model::slice::{Endpoint, EndpointSlice, SlicePort};
+use beeline::model::slice::{Endpoint, EndpointSlice, SlicePort, Trigger};
 use beeline::plan::compile::compile;
 use beeline::plan::world::World;
 use rand::rngs::StdRng;
@@ -80,6 +80,7 @@ fn slice(n: u32, part: u32, rng: &mut StdRng) -> Event {
         ports: vec![port("a", 8080), port("b", 8081)],
         endpoints,
         headless: false,
+        triggered: Trigger::default(),
     }))
 }
 

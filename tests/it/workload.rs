@@ -112,7 +112,7 @@ impl Workload {
 }
 
 /// Flags in the manifests that the binary does not take yet: `yaml::the_binary_takes…` fails on one that it does.
-pub const COMING: [&str; 2] = ["--config", "--init-only"];
+pub const COMING: [&str; 0] = [];
 
 /// A strategic merge, as `kubectl patch` does it: lists of named things are merged by their names, what else
 /// is a list is replaced.

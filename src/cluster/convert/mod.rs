@@ -14,6 +14,8 @@ mod node;
 mod service;
 mod slice;
 
+pub use slice::TRIGGER_ANNOTATION;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;

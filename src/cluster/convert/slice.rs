@@ -1,19 +1,24 @@
 //! EndpointSlices (EP-1 to EP-9, EP-19).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{Converted, Converter, Outcome, Problem, address, has_label, label, port_number, protocol};
 use crate::model::addr::Family;
 use crate::model::names::ObjectName;
-use crate::model::slice::{Endpoint, EndpointSlice, SlicePort};
+use crate::model::slice::{Endpoint, EndpointSlice, SlicePort, Trigger};
 
 /// Which Service a slice belongs to (EP-1).
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// Slices with this label contribute nothing (SVC-4).
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+
+/// When the endpoints changed, in RFC 3339 (MET-2).
+pub const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 impl Converter {
     /// An EndpointSlice, slimmed; without a value if it belongs to no Service (EP-1) or holds no
@@ -44,6 +49,7 @@ impl Converter {
             ports: self.slice_ports(object, &mut warnings)?,
             endpoints: self.endpoints(object, family, &mut warnings),
             headless: has_label(&object.metadata, HEADLESS_LABEL),
+            triggered: Trigger(triggered(&object.metadata)),
         };
         Ok(Converted { value: Some(slice), warnings })
     }
@@ -135,6 +141,12 @@ impl Converter {
     }
 }
 
+/// When the change happened. A text that is no time is as good as none (MET-2).
+fn triggered(meta: &ObjectMeta) -> Option<Duration> {
+    let text = meta.annotations.as_ref()?.get(TRIGGER_ANNOTATION)?;
+    text.parse::<jiff::Timestamp>().ok()?.duration_since(jiff::Timestamp::UNIX_EPOCH).try_into().ok()
+}
+
 /// What a bad address does to its endpoint, and the rule that says so.
 fn skipped(problem: Problem, rule: &str) -> Problem {
     Problem { message: format!("{}; the endpoint is skipped ({rule})", problem.message), ..problem }
@@ -190,6 +202,23 @@ mod tests {
         assert_eq!(ports, [("a".into(), "TCP", 1), (String::new(), "UDP", 4)]);
         let fields: Vec<_> = converted.warnings.iter().map(|w| w.field.as_str()).collect();
         assert_eq!(fields, ["ports[1].name", "ports[2].port"]);
+    }
+
+    #[test]
+    fn the_time_of_a_change_is_read_and_makes_no_difference() {
+        // MET-2, EP-15
+        let slice = |time: &str| {
+            let object = json!({"addressType": "IPv4", "endpoints": [],
+                "metadata": {"namespace": "ns", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"},
+                    "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": time}}});
+            convert(object).unwrap().value.unwrap()
+        };
+        let known = slice("2026-11-20T19:51:14.250Z");
+        assert_eq!(known.triggered.0, Some(Duration::from_millis(1_795_204_274_250)));
+        assert_eq!(known, slice("2026-11-20T19:51:15Z"));
+        for bad in ["", "yesterday", "1795204274"] {
+            assert_eq!(slice(bad).triggered.0, None, "{bad}");
+        }
     }
 
     #[test]

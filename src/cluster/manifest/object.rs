@@ -11,7 +11,7 @@ use k8s_openapi::api::networking::v1 as networking;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::cluster::convert::{Converted, Converter, Outcome, Problem};
+use crate::cluster::convert::{Converted, Converter, Outcome, Problem, TRIGGER_ANNOTATION};
 use crate::model::event::Event;
 use crate::model::names::ObjectName;
 use crate::model::node::Node;
@@ -179,8 +179,15 @@ fn slim(value: &mut Value, namespace: &str) {
     object.remove("apiVersion");
     object.remove("kind");
     let Some(Value::Object(metadata)) = object.get_mut("metadata") else { return };
-    const READ: [&str; 5] = ["namespace", "name", "labels", "creationTimestamp", "deletionTimestamp"];
+    const READ: [&str; 6] =
+        ["namespace", "name", "labels", "annotations", "creationTimestamp", "deletionTimestamp"];
     metadata.retain(|field, _| READ.contains(&field.as_str()));
+    if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
+        annotations.retain(|name, _| name == TRIGGER_ANNOTATION);
+        if annotations.is_empty() {
+            metadata.remove("annotations");
+        }
+    }
     if !namespace.is_empty() {
         metadata.insert("namespace".into(), namespace.into());
     }

@@ -4,9 +4,11 @@ mod array;
 mod grace;
 mod reader;
 mod scan;
+mod usage;
 mod writer;
 
-pub use reader::{MapUse, OpenError, Reader};
+pub use reader::{OpenError, Reader};
+pub use usage::MapUse;
 pub use writer::PinnedTables;
 
 pub(crate) use array::{Mapping, mapped_len, stride};

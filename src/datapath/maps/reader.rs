@@ -9,7 +9,7 @@ use std::sync::Arc;
 use libbpf_rs::{MapCore, MapHandle};
 use plain::Plain;
 
-use super::scan::{scan_array, scan_hash, scan_keys, scan_locked};
+use super::scan::{scan_array, scan_hash, scan_keys};
 use crate::datapath::load::GROUPS;
 use crate::datapath::pins::{Side, Tree};
 use crate::datapath::{sys, wire};
@@ -53,22 +53,11 @@ pub enum OpenError {
     },
 }
 
-/// How full a map is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MapUse {
-    /// The name of the BPF map.
-    pub name: &'static str,
-    /// Rows in use.
-    pub used: u32,
-    /// `max_entries`.
-    pub max: u32,
-}
-
 /// The pinned maps, read only.
 #[derive(Debug)]
 pub struct Reader {
     tree: Tree,
-    maps: Vec<(&'static str, MapHandle)>,
+    pub(super) maps: Vec<(&'static str, MapHandle)>,
 }
 
 impl Reader {
@@ -198,43 +187,6 @@ impl Reader {
             wire::Named::Text(_, text) => Some(text),
             wire::Named::Service(..) => None,
         }
-    }
-
-    /// How full every map is.
-    ///
-    /// # Errors
-    /// A map could not be read.
-    pub fn usage(&self) -> io::Result<Vec<MapUse>> {
-        let rows = self.rows()?;
-        let slots: usize = rows.slots.iter().map(|(_, _, ids)| ids.len()).sum();
-        let used = |name: &str| match name {
-            "bl_frontends" => Ok(rows.frontends.len()),
-            "bl_services" => Ok(rows.services.len()),
-            "bl_slots" => Ok(slots),
-            "bl_backends" | "bl_endpoints" => Ok(rows.endpoints.len()),
-            "bl_names" => Ok(rows.names.len() + rows.texts.len()),
-            "bl_prefixes" => Ok(rows.prefixes.len()),
-            "bl_netns" => Ok(rows.netns.len()),
-            "bl_agent" => Ok(1),
-            "bl_flows_near" => self.near_flows(),
-            other => {
-                let mut count = 0;
-                scan_hash(self.map(other), |_, _| count += 1).map(|()| count)
-            }
-        };
-        let of = |(name, map): &(&'static str, MapHandle)| {
-            Ok(MapUse { name, used: used(name)? as u32, max: map.max_entries() })
-        };
-        self.maps.iter().map(of).collect()
-    }
-
-    /// Rows of `bl_flows_near` that are somebody's.
-    fn near_flows(&self) -> io::Result<usize> {
-        let mut count = 0;
-        scan_locked(self.map("bl_flows_near"), |_, value| {
-            count += usize::from(wire::read::<wire::bl_near>(value).is_some_and(|near| near.cookie != 0));
-        })?;
-        Ok(count)
     }
 
     /// The sizes of the maps that grow.

@@ -35,7 +35,8 @@ use self::texts::Texts;
 use super::compile::PortRows;
 use super::ids::{Epoch, Epochs, IdPool, RangePool};
 use super::table::{BackendId, Limits, NetnsClass, Prefix, Settings, TableError, Tables};
-use crate::model::names::ServicePortName;
+use crate::model::addr::{Family, Protocol};
+use crate::model::names::{ObjectName, ServicePortName};
 
 /// What the tables should hold from now on. What is not named stays as it is.
 #[derive(Clone, Debug, Default)]
@@ -160,6 +161,30 @@ impl Book {
     pub fn known(&self) -> impl Iterator<Item = &ServicePortName> {
         let removing = |name: &ServicePortName| self.pending.get(name).is_some_and(Pending::removes);
         self.ports.keys().filter(move |name| !removing(name))
+    }
+
+    /// Whether some port of a Service is not as wanted yet.
+    pub fn awaits(&self, service: &ObjectName) -> bool {
+        let first = ServicePortName {
+            service: service.clone(),
+            port: "".into(),
+            protocol: Protocol::Tcp,
+            family: Family::V4,
+        };
+        self.pending.range(first..).next().is_some_and(|(name, _)| name.service == *service)
+    }
+
+    /// By family, whether changes are not in force for another reason than a full map, which hurts
+    /// what does not fit and nothing else.
+    pub fn is_behind(&self) -> [bool; 2] {
+        let is_full = |error: &TableError| matches!(error, TableError::Full { .. });
+        let common =
+            self.grace_failed.is_some() || self.node.pending().iter().any(|(_, error)| !is_full(error));
+        let mut behind = [common; 2];
+        for (name, pending) in &self.pending {
+            behind[name.family.index()] |= !pending.error().is_some_and(is_full);
+        }
+        behind
     }
 
     /// Plans and writes these ServicePorts.

@@ -11,7 +11,7 @@ use beeline::model::addr::{Family, Protocol};
 use beeline::model::event::Event;
 use beeline::model::names::ObjectName;
 use beeline::model::service::{Service, ServicePort};
-use beeline::model::slice::{Endpoint, EndpointSlice, SlicePort};
+use beeline::model::slice::{Endpoint, EndpointSlice, SlicePort, Trigger};
 use beeline::plan::book::Book;
 use beeline::plan::table::Tables;
 use beeline::plan::world::World;
@@ -75,6 +75,7 @@ fn objects() -> Vec<Event> {
             ports: vec![SlicePort { name: "tcp".into(), protocol: Protocol::Tcp, port: 8080 }],
             endpoints: addresses.iter().enumerate().map(|(at, to)| endpoint(*to, &nodes[at % 50])).collect(),
             headless: false,
+            triggered: Trigger::default(),
         })));
     }
     events.push(Event::Synced);

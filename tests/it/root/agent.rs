@@ -1,9 +1,10 @@
 //! The agent as a process: from manifests to pinned tables, over ends and starts.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use beeline::datapath::maps::Reader;
@@ -18,16 +19,34 @@ use super::datapath_rig::Rig;
 pub struct Agent {
     child: Child,
     bpf_root: PathBuf,
+    log: Arc<Mutex<String>>,
 }
 
 impl Agent {
     /// Starts an agent and waits until it is ready.
     pub fn start(rig: &Rig, manifests: &Path) -> Agent {
-        let mut child = command(rig, manifests).stdout(Stdio::piped()).spawn().expect("beeline starts");
+        Agent::start_with(rig, manifests, &[])
+    }
+
+    /// The same with more flags.
+    pub fn start_with(rig: &Rig, manifests: &Path, flags: &[&str]) -> Agent {
+        let mut command = command(rig, manifests);
+        // No port that another agent of this machine has, and none that others reach.
+        let servers = ["--metrics-bind-address", "--healthz-bind-address"];
+        for flag in servers.iter().filter(|flag| !flags.contains(flag)) {
+            command.args([flag, ""]);
+        }
+        let mut child = command.args(flags).stdout(Stdio::piped()).spawn().expect("beeline starts");
+        let log = follow(child.stderr.take().expect("a pipe"));
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
-        assert_eq!(line, "ready\n");
-        Agent { child, bpf_root: rig.bpf_root() }
+        assert_eq!(line, "ready\n", "{}", log.lock().unwrap());
+        Agent { child, bpf_root: rig.bpf_root(), log }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 
     fn end(mut self, signal: Signal) -> ExitStatus {
@@ -42,6 +61,18 @@ impl Drop for Agent {
         let _ = self.child.wait();
         let _ = fs::remove_file(state_path(&self.bpf_root));
     }
+}
+
+/// Collects what a process writes.
+fn follow(from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+    let log = Arc::new(Mutex::new(String::new()));
+    let into = log.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            *into.lock().unwrap() += &(line + "\n");
+        }
+    });
+    log
 }
 
 fn command(rig: &Rig, manifests: &Path) -> Command {
@@ -67,7 +98,7 @@ pub fn dump(rig: &Rig) -> String {
 }
 
 /// Waits until something holds.
-fn until(what: &str, holds: impl FnMut() -> bool) {
+pub fn until(what: &str, holds: impl FnMut() -> bool) {
     until_within(what, Duration::from_secs(10), holds);
 }
 

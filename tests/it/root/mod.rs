@@ -25,6 +25,7 @@ mod race_plan;
 mod race_writer;
 mod repair;
 mod sandbox;
+mod serve;
 mod sock;
 
 mod sandbox_agent;

@@ -1,0 +1,216 @@
+//! What the agent knows and the maps do not, for the servers to read.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::Notify;
+
+use super::kube_proxy::Kube;
+use crate::model::addr::Family;
+use crate::model::names::ObjectName;
+use crate::plan::health::{Check, Effect, Health, Lacking, Moment};
+use crate::plan::table::{Map, TableError};
+
+/// A change may wait for this long before the proxy is unhealthy: twice kube-proxy's sync period (HLT-3).
+const LATE: Duration = Duration::from_secs(60);
+
+/// The board: the agent writes after each step, the servers read when they are asked. Nobody holds it for
+/// longer than it takes to copy a few numbers.
+#[derive(Debug)]
+pub struct Board {
+    epoch: Instant,
+    told: Mutex<Told>,
+    /// Health check node ports came, went or moved.
+    moved: Notify,
+}
+
+/// What is on it.
+#[derive(Debug)]
+pub struct Told {
+    /// The source has delivered its whole first list, and the tables hold it (SYNC-1).
+    pub synced: bool,
+    /// Rows in use of the maps that are sized to need; none before the first step.
+    pub used: Vec<(Map, u32)>,
+    /// Rows that could not be written, by map and reason.
+    pub pending: BTreeMap<(Map, Reason), u64>,
+    /// Writes that were refused, by map and reason.
+    pub failures: BTreeMap<(Map, Reason), u64>,
+    /// Objects of the source that cannot be read, or not in full, by severity.
+    pub problems: BTreeMap<&'static str, u64>,
+    /// Whether changes get through (HLT-3).
+    pub health: Health,
+    /// Whether balancers may send new connections here (HLT-4).
+    pub is_eligible: bool,
+    /// What health check node ports answer (HC-5).
+    pub checks: BTreeMap<(ObjectName, Family), Check>,
+    /// Services that lack local endpoints (MET-7).
+    pub lacking: BTreeMap<ObjectName, Lacking>,
+    /// What kube-proxy counts.
+    pub kube_proxy: Kube,
+}
+
+/// Why a row could not be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// The map is full.
+    Full,
+    /// The kernel said something else.
+    Refused,
+}
+
+impl Reason {
+    /// Both.
+    pub const ALL: [Reason; 2] = [Reason::Full, Reason::Refused];
+
+    /// The value of the label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Full => "full",
+            Reason::Refused => "refused",
+        }
+    }
+
+    fn of(error: &TableError) -> Reason {
+        match error {
+            TableError::Full { .. } => Reason::Full,
+            TableError::Kernel { .. } => Reason::Refused,
+        }
+    }
+}
+
+/// One sync of the tables.
+#[derive(Clone, Copy, Debug)]
+pub struct Sync {
+    /// Everything was compared, as after a start.
+    pub is_full: bool,
+    /// How long it took.
+    pub took: Duration,
+    /// By family, whether a change concerned it.
+    pub touched: [bool; 2],
+    /// By family, whether changes are not in force.
+    pub behind: [bool; 2],
+}
+
+impl Board {
+    /// A board on which nothing is told, with the zero of the steady clock.
+    pub fn new(epoch: Instant) -> Board {
+        let told = Told {
+            synced: false,
+            used: Vec::new(),
+            pending: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            health: Health::new(LATE),
+            is_eligible: false,
+            checks: BTreeMap::new(),
+            lacking: BTreeMap::new(),
+            kube_proxy: Kube::default(),
+        };
+        Board { epoch, told: Mutex::new(told), moved: Notify::new() }
+    }
+
+    /// What is on it, to read or to change.
+    pub fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Now, on both clocks.
+    pub fn now(&self) -> Moment {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Moment { steady: self.epoch.elapsed(), wall }
+    }
+
+    /// Puts up what follows a step, in the order of SYNC-7: metrics and health, then health check ports.
+    pub fn follow(&self, sync: Option<Sync>, behind: [bool; 2], effects: Vec<(ObjectName, Effect)>) {
+        let now = self.now();
+        let mut told = self.told();
+        if let Some(sync) = sync {
+            told.synced(sync, now);
+        }
+        told.settled(behind, now);
+        if told.effects(effects, now) {
+            self.moved.notify_one();
+        }
+    }
+
+    /// Waits until health check node ports came, went or moved.
+    pub async fn moved(&self) {
+        self.moved.notified().await;
+    }
+}
+
+impl Told {
+    /// Changes have come that are not in force yet.
+    pub fn queued(&mut self, now: Moment) {
+        for family in Family::ALL {
+            self.health.queued(family, now);
+            self.kube_proxy.last_queued[family.index()] = now.wall;
+        }
+    }
+
+    fn synced(&mut self, sync: Sync, now: Moment) {
+        self.kube_proxy.synced(sync);
+        for family in Family::ALL.into_iter().filter(|family| !sync.behind[family.index()]) {
+            self.health.updated(family, now);
+            self.kube_proxy.last_synced[family.index()] = now.wall;
+        }
+    }
+
+    /// Whether changes are in force now that were not before, or the other way round.
+    fn settled(&mut self, behind: [bool; 2], now: Moment) {
+        for family in Family::ALL {
+            if behind[family.index()] {
+                self.health.queued(family, now);
+            } else if self.health.is_queued(family) {
+                self.health.updated(family, now);
+                self.kube_proxy.last_synced[family.index()] = now.wall;
+            }
+        }
+    }
+
+    /// Returns whether ports came, went or moved.
+    fn effects(&mut self, effects: Vec<(ObjectName, Effect)>, now: Moment) -> bool {
+        let mut moved = false;
+        for (service, effect) in effects {
+            self.kube_proxy.programmed(&effect.triggers, now);
+            for (family, check) in Family::ALL.into_iter().zip(effect.checks) {
+                let key = (service.clone(), family);
+                let known = match check {
+                    Some(check) => self.checks.insert(key, check),
+                    None => self.checks.remove(&key),
+                };
+                moved |= known.map(|check| check.port) != check.map(|check| check.port);
+            }
+            if effect.lacking == Lacking::default() {
+                self.lacking.remove(&service);
+            } else {
+                self.lacking.insert(service, effect.lacking);
+            }
+        }
+        moved
+    }
+
+    /// Replaces the rows that are pending.
+    pub fn set_pending<'a>(&mut self, errors: impl Iterator<Item = &'a TableError>) {
+        self.pending.clear();
+        for error in errors {
+            *self.pending.entry((error.map(), Reason::of(error))).or_default() += 1;
+        }
+    }
+
+    /// Counts writes that were refused.
+    pub fn count_failures<'a>(&mut self, errors: impl Iterator<Item = &'a TableError>) {
+        for error in errors {
+            *self.failures.entry((error.map(), Reason::of(error))).or_default() += 1;
+        }
+    }
+
+    /// Replaces the problems of the source.
+    pub fn set_problems(&mut self, severities: impl Iterator<Item = &'static str>) {
+        self.problems.clear();
+        for severity in severities {
+            *self.problems.entry(severity).or_default() += 1;
+        }
+    }
+}
