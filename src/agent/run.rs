@@ -39,7 +39,7 @@ pub fn run(config: &Config, ready: impl FnOnce()) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("start the runtime")?.block_on(async {
         let signals = Signals::new()?;
-        Agent::start(config)?.serve(signals, ready).await
+        Agent::start(config).await?.serve(signals, ready).await
     })
 }
 
@@ -80,11 +80,11 @@ struct Agent {
 
 impl Agent {
     /// Reads the source once, and opens the data path in the size that it needs.
-    fn start(config: &Config) -> Result<Agent> {
+    async fn start(config: &Config) -> Result<Agent> {
         let epoch = Instant::now();
         let mut world = World::new();
         world.apply(Event::Host(Box::new(config.host_facts(interface_addresses()?))));
-        let (source, events) = Source::open(&config.source)?;
+        let (source, events) = Source::open(config).await?;
         events.into_iter().for_each(|event| world.apply(event));
         let (datapath, book) = open(config, size_for(&world, SMALLEST))?;
         let reconciler = Reconciler::new(world, book, datapath, identity(config));
