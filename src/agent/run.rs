@@ -52,7 +52,7 @@ pub fn run(config: &Config, ready: impl FnOnce()) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("start the runtime")?.block_on(async {
         let signals = Signals::new()?;
-        Agent::start(config)?.serve(signals, ready).await
+        Agent::start(config).await?.serve(signals, ready).await
     })
 }
 
@@ -108,14 +108,14 @@ struct Agent {
 
 impl Agent {
     /// Reads the source once, and opens the data path in the size that it needs.
-    fn start(config: &Config) -> Result<Agent> {
+    async fn start(config: &Config) -> Result<Agent> {
         let epoch = Instant::now();
         setup::oom_score(config);
         let config_file = ConfigWatch::open(config)?;
         let mut world = World::new();
         let mut host = config.host_facts(interface_addresses()?);
         let mut pod_cidrs = pod_cidrs(config);
-        let (source, mut events) = Source::open(&config.source)?;
+        let (source, mut events) = Source::open(config).await?;
         detect(&mut pod_cidrs, &mut host, &mut events)?;
         world.apply(Event::Host(Box::new(host.clone())));
         let board = Arc::new(Board::new(epoch));

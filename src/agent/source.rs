@@ -1,36 +1,53 @@
 //! Where events come from, as one thing to wait for.
 
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, timeout_at};
 
+use crate::cluster::api::{ApiSource, Pace};
+use crate::cluster::client::{Door, Roots};
 use crate::cluster::dir::DirSource;
 use crate::cluster::manifest::FileProblem;
-use crate::config;
+use crate::config::{self, Config};
 use crate::model::event::Event;
+
+/// So long an agent waits for an API server's first lists before it opens the data path: with them it
+/// makes the tables in the size they need. Without them it goes on all the same.
+const FIRST_LISTS: Duration = Duration::from_secs(5);
 
 /// A source that is followed.
 #[derive(Debug)]
 pub enum Source {
     /// A file or directory of manifests.
     Manifests(AsyncFd<DirSource>),
+    /// An API server.
+    Cluster(ApiSource),
 }
 
 impl Source {
-    /// Opens the source; what it has to say at once comes with it.
+    /// Opens the source; what it has to say at once, or very soon, comes with it.
     ///
     /// # Errors
     /// It cannot be followed.
-    pub fn open(config: &config::Source) -> Result<(Source, Vec<Event>)> {
-        match config {
+    pub async fn open(config: &Config) -> Result<(Source, Vec<Event>)> {
+        match &config.source {
             config::Source::Manifests(path) => {
                 let mut source = DirSource::open(path)?;
                 let events = source.start()?;
                 Ok((Source::Manifests(wait_for(source)?), events))
             }
-            config::Source::Cluster(_) => bail!("this build cannot follow an API server"),
+            config::Source::Cluster(cluster) => {
+                let door = Door::open(cluster, &Roots::of_machine())?;
+                let seed = RandomState::new().hash_one(&config.node_name);
+                let mut source = ApiSource::open(door, &config.node_name, Pace::default(), seed);
+                let events = first_lists(&mut source).await;
+                Ok((Source::Cluster(source), events))
+            }
         }
     }
 
@@ -45,6 +62,7 @@ impl Source {
                 guard.clear_ready();
                 guard.get_inner_mut().poll()
             }
+            Source::Cluster(api) => Ok(api.next().await),
         }
     }
 
@@ -55,6 +73,8 @@ impl Source {
     pub fn rescan(&mut self) -> Result<Vec<Event>> {
         match self {
             Source::Manifests(dir) => dir.get_mut().rescan(),
+            // It never fails: it lists anew by itself.
+            Source::Cluster(_) => Ok(Vec::new()),
         }
     }
 
@@ -62,8 +82,21 @@ impl Source {
     pub fn problems(&self) -> Vec<FileProblem> {
         match self {
             Source::Manifests(dir) => dir.get_ref().problems(),
+            Source::Cluster(api) => api.problems(),
         }
     }
+}
+
+/// What an API server says until its first lists are complete, or something is wrong with it.
+async fn first_lists(source: &mut ApiSource) -> Vec<Event> {
+    let (deadline, mut events) = (Instant::now() + FIRST_LISTS, Vec::new());
+    while !source.is_synced() && !source.is_troubled() {
+        match timeout_at(deadline, source.next()).await {
+            Ok(more) => events.extend(more),
+            Err(_) => break,
+        }
+    }
+    events
 }
 
 /// A source whose descriptor the runtime waits for.

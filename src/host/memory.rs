@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 /// # Errors
 /// /proc is not mounted.
 pub fn rss() -> Result<u64> {
-    rss_in("/proc/self/status")
+    kib_in("/proc/self/status", "VmRSS:")
 }
 
 /// Resident memory (VmRSS) of a process.
@@ -18,17 +18,25 @@ pub fn rss() -> Result<u64> {
 /// # Errors
 /// The process is gone.
 pub fn rss_of(pid: u32) -> Result<u64> {
-    rss_in(&format!("/proc/{pid}/status"))
+    kib_in(&format!("/proc/{pid}/status"), "VmRSS:")
 }
 
-fn rss_in(path: &str) -> Result<u64> {
+/// The most resident memory (VmHWM) a process has had.
+///
+/// # Errors
+/// The process is gone.
+pub fn peak_of(pid: u32) -> Result<u64> {
+    kib_in(&format!("/proc/{pid}/status"), "VmHWM:")
+}
+
+fn kib_in(path: &str, field: &str) -> Result<u64> {
     let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
     let kib: u64 = text
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .find_map(|line| line.strip_prefix(field))
         .and_then(|value| value.trim().strip_suffix("kB"))
         .and_then(|value| value.trim().parse().ok())
-        .with_context(|| format!("{path} shows no VmRSS: a kernel thread or a zombie"))?;
+        .with_context(|| format!("{path} shows no {field} a kernel thread or a zombie"))?;
     Ok(kib * 1024)
 }
 

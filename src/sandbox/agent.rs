@@ -35,7 +35,8 @@ pub(super) struct AgentSpec {
     pub bpf_root: PathBuf,
     /// A cgroup of the v1 memory controller, where the machine has that.
     pub memory_group: Option<PathBuf>,
-    pub manifests: PathBuf,
+    /// The flag that names its source, and the value.
+    pub source: [String; 2],
     pub extra: Vec<String>,
 }
 
@@ -143,7 +144,24 @@ impl Agent {
         self.launch()
     }
 
+    /// The same without waiting until it is ready.
+    ///
+    /// # Errors
+    /// It still runs, or cannot be started.
+    pub fn restart_without_waiting(&mut self) -> Result<()> {
+        if self.runs() {
+            bail!("the agent of {} runs already", self.spec.node);
+        }
+        self.spawn().map(drop)
+    }
+
     fn launch(&mut self) -> Result<()> {
+        let said = self.spawn()?;
+        self.await_ready(&said)
+    }
+
+    /// Starts the process; what is returned hears when it is ready.
+    fn spawn(&mut self) -> Result<Receiver<()>> {
         let spec = &self.spec;
         let mut cgroups = vec![spec.cgroup_root.join("agent")];
         cgroups.extend(spec.memory_group.clone());
@@ -160,14 +178,14 @@ impl Agent {
         self.spec.estate.note(Made::Process(id))?;
         let (ready, said) = channel();
         std::thread::spawn(move || follow(stdout, log, &ready));
-        self.await_ready(&said)
+        Ok(said)
     }
 
     fn command(&self) -> Command {
         let spec = &self.spec;
         let ips: Vec<String> = spec.node_ips.iter().map(ToString::to_string).collect();
         let mut command = Command::new(&spec.binary);
-        command.arg("run").arg("--manifests").arg(&spec.manifests);
+        command.arg("run").args(&spec.source);
         command.args(["--node-name", &spec.node, "--node-ip", &ips.join(",")]);
         command.arg("--cgroup-root").arg(&spec.cgroup_root).arg("--bpf-root").arg(&spec.bpf_root);
         command.args(&spec.extra);

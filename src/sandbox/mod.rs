@@ -18,6 +18,7 @@
 //! after `kill -9` by the next one that starts ([`tidy`]).
 
 pub mod agent;
+pub mod api_server;
 pub mod baseline;
 pub mod cluster;
 pub mod histogram;

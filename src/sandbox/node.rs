@@ -212,6 +212,15 @@ impl Node {
     /// # Errors
     /// It ends or is not ready in time; the message has the end of its log.
     pub fn start_agent(&self, manifests: &Path, extra: &[&str]) -> Result<Agent> {
+        let manifests = manifests.to_str().context("the path of the manifests is no UTF-8")?;
+        self.start_agent_of(["--manifests", manifests], extra)
+    }
+
+    /// The same with another source: its flag and value, like `--apiserver` and a URL.
+    ///
+    /// # Errors
+    /// It ends or is not ready in time; the message has the end of its log.
+    pub fn start_agent_of(&self, source: [&str; 2], extra: &[&str]) -> Result<Agent> {
         Agent::start(AgentSpec {
             estate: self.shared.estate.clone(),
             binary: self.shared.binary.clone(),
@@ -221,7 +230,7 @@ impl Node {
             cgroup_root: self.cgroup.clone(),
             bpf_root: self.bpf_root.clone(),
             memory_group: self.shared.memory_group()?.map(|group| group.join(&self.name)),
-            manifests: manifests.to_owned(),
+            source: source.map(str::to_owned),
             extra: extra.iter().map(|&argument| argument.to_owned()).collect(),
         })
     }

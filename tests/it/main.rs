@@ -7,6 +7,11 @@
     reason = "a test fails by panicking and shows what it measured"
 )]
 
+mod api;
+mod api_random;
+mod api_recorded;
+mod api_stage;
+mod api_tls;
 mod book;
 mod book_audit;
 mod book_cost;

@@ -10,6 +10,7 @@
 //! * the API server would never have admitted it (a port 99999): `Err`, so that the caller can go on
 //!   with the last good version.
 
+pub mod decode;
 mod node;
 mod service;
 mod slice;

@@ -17,6 +17,5 @@ mod tests;
 mod text;
 
 pub use load::{is_manifest, list, load, read_text};
-pub use object::{Key, Kind};
 pub use problem::{FileProblem, Severity};
 pub use store::{Changes, ManifestStore};

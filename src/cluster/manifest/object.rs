@@ -1,89 +1,12 @@
 //! One value of a document to objects: which kind it is, lists unrolled, slimmed at once.
 
-use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 
-use ipnet::IpNet;
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1 as discovery;
-use k8s_openapi::api::networking::v1 as networking;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::cluster::convert::{Converted, Converter, Outcome, Problem, TRIGGER_ANNOTATION};
-use crate::model::event::Event;
+use crate::cluster::convert::{Converter, Outcome, Problem, TRIGGER_ANNOTATION};
+use crate::cluster::object::{Key, Kind, Object};
 use crate::model::names::ObjectName;
-use crate::model::node::Node;
-use crate::model::service::Service;
-use crate::model::slice::EndpointSlice;
-
-/// The kinds that are read. Namespaces and Pods are checked, and give no event yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// v1 Service
-    Service,
-    /// discovery.k8s.io/v1 EndpointSlice
-    EndpointSlice,
-    /// v1 Node
-    Node,
-    /// networking.k8s.io/v1 ServiceCIDR
-    ServiceCidr,
-    /// v1 Namespace
-    Namespace,
-    /// v1 Pod
-    Pod,
-}
-
-impl Kind {
-    const ALL: [Kind; 6] =
-        [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr, Kind::Namespace, Kind::Pod];
-
-    /// The kind's name, and the API version that is read.
-    fn names(self) -> (&'static str, &'static str) {
-        match self {
-            Kind::Service => ("Service", "v1"),
-            Kind::EndpointSlice => ("EndpointSlice", "discovery.k8s.io/v1"),
-            Kind::Node => ("Node", "v1"),
-            Kind::ServiceCidr => ("ServiceCIDR", "networking.k8s.io/v1"),
-            Kind::Namespace => ("Namespace", "v1"),
-            Kind::Pod => ("Pod", "v1"),
-        }
-    }
-
-    fn is_namespaced(self) -> bool {
-        matches!(self, Kind::Service | Kind::EndpointSlice | Kind::Pod)
-    }
-}
-
-/// Kind, namespace and name: what identifies an object over versions and files.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    /// The kind.
-    pub kind: Kind,
-    /// Namespace and name.
-    pub name: ObjectName,
-}
-
-impl fmt::Display for Key {
-    /// Like `Service default/web`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.kind.names().0, self.name)
-    }
-}
-
-impl Key {
-    /// The event that says the object is gone; none for kinds that give no events.
-    pub(super) fn gone(&self) -> Option<Event> {
-        match self.kind {
-            Kind::Service => Some(Event::ServiceGone(self.name.clone())),
-            Kind::EndpointSlice => Some(Event::SliceGone(self.name.clone())),
-            Kind::Node => Some(Event::NodeGone(self.name.name.clone())),
-            Kind::ServiceCidr => Some(Event::ServiceCidrGone(self.name.name.clone())),
-            Kind::Namespace | Kind::Pod => None,
-        }
-    }
-}
 
 /// What one object of a document came to.
 #[derive(Debug)]
@@ -193,66 +116,12 @@ fn slim(value: &mut Value, namespace: &str) {
     }
 }
 
-/// An object as the model has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Object {
-    Service(Box<Service>),
-    Slice(Box<EndpointSlice>),
-    Node(Box<Node>),
-    ServiceCidr(Arc<str>, Vec<IpNet>),
-}
-
-impl Object {
-    /// The event that says the object is there.
-    pub fn event(self) -> Event {
-        match self {
-            Object::Service(service) => Event::Service(service),
-            Object::Slice(slice) => Event::Slice(slice),
-            Object::Node(node) => Event::Node(node),
-            Object::ServiceCidr(name, cidrs) => Event::ServiceCidr(name, cidrs),
-        }
-    }
-}
-
 impl Raw {
     /// The object; without a value if it is nothing for this proxy.
     ///
     /// # Errors
     /// The first field of a wrong type or value.
     pub fn convert(self, converter: &mut Converter) -> Outcome<Object> {
-        match self.key.kind {
-            Kind::Service => {
-                let object: core::Service = typed(self.value)?;
-                Ok(map(converter.service(&object)?, |service| Object::Service(Box::new(service))))
-            }
-            Kind::EndpointSlice => {
-                let object: discovery::EndpointSlice = typed(self.value)?;
-                Ok(map(converter.slice(&object)?, |slice| Object::Slice(Box::new(slice))))
-            }
-            Kind::Node => {
-                let object: core::Node = typed(self.value)?;
-                Ok(map(converter.node(&object)?, |node| Object::Node(Box::new(node))))
-            }
-            Kind::ServiceCidr => {
-                let object: networking::ServiceCIDR = typed(self.value)?;
-                Ok(map(converter.service_cidr(&object)?, |(name, cidrs)| Object::ServiceCidr(name, cidrs)))
-            }
-            Kind::Namespace => typed::<core::Namespace>(self.value).map(|_| nothing()),
-            Kind::Pod => typed::<core::Pod>(self.value).map(|_| nothing()),
-        }
+        converter.decode(self.key.kind, &&self.value)?.outcome
     }
-}
-
-fn nothing() -> Converted<Object> {
-    Converted { value: None, warnings: Vec::new() }
-}
-
-fn map<T>(converted: Converted<T>, object: impl FnOnce(T) -> Object) -> Converted<Object> {
-    Converted { value: converted.value.map(object), warnings: converted.warnings }
-}
-
-/// A value as a Kubernetes type. Unknown fields are ignored (SYNC-12).
-fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
-    serde_path_to_error::deserialize(value)
-        .map_err(|error| Problem::new(error.path().to_string(), error.inner().to_string()))
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::object::{Entry, Key, Raw, entries};
+use super::object::{Entry, Raw, entries};
 use super::problem::{FileProblem, Severity};
 use super::text;
 use crate::cluster::convert::{Converter, Problem};
+use crate::cluster::object::Key;
 use crate::model::event::Event;
 
 /// What a change of a file came to.

@@ -1,6 +1,7 @@
 //! What needs root: namespaces, cgroups, BPF. Run with `cargo test --test it root::`.
 
 mod agent;
+mod api;
 mod bundle;
 mod bundle_spec;
 mod config;

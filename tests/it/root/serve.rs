@@ -96,7 +96,7 @@ fn metrics_show_the_tables_the_programs_and_what_was_dialled() {
     for map in status(&rig)["maps"].as_array().unwrap() {
         let label = |name: &str| format!("{name}{{map={}}}", map["name"]);
         assert_eq!(metric(&label("beeline_map_max_entries")), map["max"].as_f64());
-        if map["name"] != "bl_flows" {
+        if !map["name"].as_str().unwrap().starts_with("bl_flows") {
             assert_eq!(metric(&label("beeline_map_entries")), map["used"].as_f64(), "{map}");
         }
     }

@@ -1,0 +1,47 @@
+//! One request to the API server.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use http_body_util::{BodyExt, Limited};
+use hyper::Request;
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, RETRY_AFTER, USER_AGENT};
+use kube::client::Body;
+use tokio::time::timeout;
+
+use super::failure::Failure;
+use crate::cluster::client::Door;
+
+/// The body of an answer.
+pub(super) type Answer = Body;
+
+/// So much of an answer that says no is read.
+const REFUSAL: usize = 64 << 10;
+
+/// Asks, and returns the body once the server has said yes.
+pub(super) async fn ask(door: &Door, uri: &str, patience: Duration) -> Result<Answer, Failure> {
+    let agent = concat!("beeline/", env!("CARGO_PKG_VERSION"));
+    let authorization = door.authorization().map_err(|error| Failure::Lost(format!("{error:#}")))?;
+    let mut request = Request::get(uri)
+        .header(ACCEPT, "application/json")
+        .header(ACCEPT_ENCODING, "identity")
+        .header(USER_AGENT, agent)
+        .body(Body::empty())
+        .map_err(|error| Failure::Lost(format!("{uri} cannot be asked for: {error}")))?;
+    if let Some(authorization) = authorization {
+        request.headers_mut().insert(AUTHORIZATION, authorization);
+    }
+    let client = door.client();
+    let response = timeout(patience, client.send(request))
+        .await
+        .map_err(|_| Failure::Lost(format!("no answer in {} s", patience.as_secs())))?
+        .map_err(|error| Failure::Lost(format!("{:#}", anyhow!(error))))?;
+    let (parts, body) = response.into_parts();
+    if parts.status.is_success() {
+        return Ok(body);
+    }
+    let retry_after = parts.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let said = timeout(patience, Limited::new(body, REFUSAL).collect()).await;
+    let said = said.ok().and_then(Result::ok).map(|said| said.to_bytes()).unwrap_or_default();
+    Err(Failure::of_answer(parts.status, retry_after, &said))
+}

@@ -1,0 +1,169 @@
+//! What can go wrong with a request, in words that say what to do, and what follows from it.
+
+use std::time::Duration;
+
+use hyper::StatusCode;
+use serde::Deserialize;
+
+use super::pace::{Backoff, Pace};
+use super::resource::Resource;
+
+/// The longest pause a server may ask for.
+const LONGEST_ASKED: Duration = Duration::from_secs(120);
+
+/// A request, or a stream, that failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// The server said no.
+    Refused {
+        /// The HTTP status, or the code of an ERROR event.
+        code: u16,
+        /// What the server says to it.
+        message: String,
+        /// How long it wants to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// No answer: what the transport says.
+    Lost(String),
+    /// An answer that broke off in the middle. Servers end, and proxies give up: once is no news.
+    Broken(String),
+    /// An answer that makes no sense.
+    Garbage(String),
+}
+
+impl Failure {
+    /// The version or page that was asked for is not there any more: all is to be listed anew.
+    pub fn is_expired(&self) -> bool {
+        matches!(self, Failure::Refused { code: 410, .. })
+    }
+
+    /// The kind of request is not understood, as streaming lists are not by older servers.
+    pub fn is_not_understood(&self) -> bool {
+        matches!(self, Failure::Refused { code: 400 | 422, .. })
+    }
+
+    /// The server has no such kind.
+    pub fn is_not_served(&self) -> bool {
+        matches!(self, Failure::Refused { code: 404, .. })
+    }
+
+    /// The credentials may have been replaced by now, or the authority behind the server's.
+    pub fn calls_for_credentials(&self) -> bool {
+        matches!(self, Failure::Refused { code: 401, .. } | Failure::Lost(_))
+    }
+
+    /// How long to wait until the next attempt.
+    pub fn pause(&self, pace: &Pace, backoff: &mut Backoff) -> Duration {
+        match self {
+            Failure::Refused { code: 401 | 403, .. } => {
+                backoff.pause(pace.denied, pace.longest.max(pace.denied) * 2)
+            }
+            Failure::Refused { retry_after: Some(asked), .. } => {
+                let own = backoff.pause(pace.first, pace.longest);
+                let asked = backoff.dice().once_to_twice((*asked).min(LONGEST_ASKED));
+                own.max(asked)
+            }
+            _ => backoff.pause(pace.first, pace.longest),
+        }
+    }
+
+    /// What people should know. Failures of several kinds are one message where the kind does not matter.
+    pub fn message(&self, resource: &Resource, verb: &str) -> String {
+        let name = resource.name();
+        match self {
+            Failure::Lost(why) => format!(
+                "the API server cannot be reached: {why}; traffic goes on as the tables are, and it is tried again"
+            ),
+            Failure::Broken(why) => format!("the answer to {verb} {name} breaks off: {why}; it is asked again"),
+            Failure::Refused { code: 401, .. } => {
+                "the API server does not accept the credentials (401): the token or certificate is expired, or \
+                 another cluster's; they are read again from time to time"
+                    .into()
+            }
+            Failure::Refused { code: 403, message, .. } => {
+                let who = user(message).map_or_else(String::new, |user| format!(" '{user}'"));
+                format!(
+                    "may not {verb} {name} (403): bind the ClusterRole system:node-proxier to the user{who}; the \
+                     server says: {message}"
+                )
+            }
+            Failure::Refused { code: 404, .. } => {
+                format!("the server has no {name} (404): is the address that of a Kubernetes API server?")
+            }
+            Failure::Refused { code: 429, .. } => {
+                "the API server is too busy to answer (429); it is tried again as it asks".into()
+            }
+            Failure::Refused { code, message, .. } => {
+                format!("cannot {verb} {name}: the server answers {code}: {message}; it is tried again")
+            }
+            Failure::Garbage(why) => {
+                format!("the answer to {verb} {name} makes no sense: {why}; it is asked again")
+            }
+        }
+    }
+
+    /// The failure that an answer says, if it says one.
+    pub fn of_answer(status: StatusCode, retry_after: Option<&str>, body: &[u8]) -> Failure {
+        let said = serde_json::from_slice::<Status>(body).unwrap_or_default();
+        let message = if said.message.is_empty() { status.to_string() } else { said.message };
+        let retry_after = retry_after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+        Failure::Refused { code: status.as_u16(), message, retry_after }
+    }
+
+    /// The failure that an ERROR event carries.
+    pub fn of_event(status: &[u8]) -> Failure {
+        match serde_json::from_slice::<Status>(status) {
+            Ok(Status { message, code: code @ 1.. }) => Failure::Refused { code, message, retry_after: None },
+            _ => Failure::Garbage("an ERROR event without a code".into()),
+        }
+    }
+}
+
+/// A Status object.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Status {
+    message: String,
+    code: u16,
+}
+
+/// The user that a message of the authoriser names: `… User "NAME" cannot …`.
+fn user(message: &str) -> Option<&str> {
+    message.split("User \"").nth(1)?.split('"').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn services() -> Resource {
+        let [services, ..] = Resource::all("n");
+        services
+    }
+
+    #[test]
+    fn a_missing_right_is_named_with_verb_resource_and_user() {
+        let body = include_str!("../../../tests/data/recorded/api/services.list-403-anonymous.json");
+        let failure = Failure::of_answer(StatusCode::FORBIDDEN, None, body.as_bytes());
+        let message = failure.message(&services(), "list");
+        let wanted = "may not list services (403): bind the ClusterRole system:node-proxier to the user 'system:anonymous'";
+        assert!(message.starts_with(wanted), "{message}");
+    }
+
+    #[test]
+    fn a_server_that_asks_for_time_gets_it() {
+        let failure = Failure::of_answer(StatusCode::TOO_MANY_REQUESTS, Some("7"), b"slow down");
+        let pause = failure.pause(&Pace::default(), &mut Backoff::new(1));
+        assert!(pause >= Duration::from_secs(7) && pause <= Duration::from_secs(14), "{pause:?}");
+        let absurd = Failure::of_answer(StatusCode::SERVICE_UNAVAILABLE, Some("9999999999"), b"");
+        assert!(absurd.pause(&Pace::default(), &mut Backoff::new(1)) <= 2 * LONGEST_ASKED);
+    }
+
+    #[test]
+    fn an_error_event_is_read_as_the_answer_it_would_have_been() {
+        let line = include_str!("../../../tests/data/recorded/api/services.watch-410.jsonl");
+        let status = line.split_once("\"object\":").unwrap().1.trim().strip_suffix('}').unwrap();
+        assert!(Failure::of_event(status.as_bytes()).is_expired());
+        assert!(matches!(Failure::of_event(b"{}"), Failure::Garbage(_)));
+    }
+}

@@ -1,0 +1,263 @@
+//! Ways to an API server over TLS: kubeconfigs of all forms, the account of a pod, and what goes wrong.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use beeline::cluster::api::Pace;
+use beeline::cluster::client::{Door, Roots};
+use beeline::config::Cluster;
+use beeline::sandbox::api_server::ApiServer;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+
+use super::api_stage::{Stage, server};
+
+/// An authority and what it signed, as files.
+struct Authority {
+    dir: tempfile::TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let dir = tempfile::tempdir().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        std::fs::write(dir.path().join("ca.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
+        Authority { issuer: Issuer::new(params, key), dir }
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.dir.path().join(file)
+    }
+
+    fn write(&self, file: &str, text: &str) -> String {
+        std::fs::write(self.path(file), text).unwrap();
+        self.path(file).to_string_lossy().into_owned()
+    }
+
+    /// Signs a certificate for names; NAME.crt and NAME.key.
+    fn sign(&self, file: &str, names: &[&str]) {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
+        self.write(&format!("{file}.crt"), &certificate.pem());
+        self.write(&format!("{file}.key"), &key.serialize_pem());
+    }
+}
+
+/// TLS before a server, on a thread of its own that ends with the test's process.
+fn tls(authority: &Authority, to: &ApiServer, wants_certificate: bool) -> SocketAddr {
+    let load = |file: &str| CertificateDer::from_pem_file(authority.path(file)).unwrap();
+    let key = PrivateKeyDer::from_pem_file(authority.path("server.key")).unwrap();
+    let builder = ServerConfig::builder();
+    let builder = if wants_certificate {
+        let mut roots = RootCertStore::empty();
+        roots.add(load("ca.crt")).unwrap();
+        builder.with_client_cert_verifier(WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap())
+    } else {
+        builder.with_no_client_auth()
+    };
+    let config = builder.with_single_cert(vec![load("server.crt")], key).unwrap();
+    let to: SocketAddr = to.url().trim_start_matches("http://").parse().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let at = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let (listener, acceptor) =
+                (TcpListener::from_std(listener).unwrap(), TlsAcceptor::from(Arc::new(config)));
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let (Ok(mut outer), Ok(mut inner)) =
+                        (acceptor.accept(stream).await, TcpStream::connect(to).await)
+                    else {
+                        return;
+                    };
+                    let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+                });
+            }
+        });
+    });
+    at
+}
+
+/// A kubeconfig with these fields of cluster and user.
+fn kubeconfig(authority: &Authority, cluster: &Value, user: &Value) -> Cluster {
+    let text = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "it",
+        "contexts": [{"name": "other", "context": {"cluster": "none", "user": "none"}},
+                     {"name": "it", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": user}]
+    });
+    let file = authority.write("config", &text.to_string());
+    Cluster { kubeconfig: Some(file.into()), apiserver: None }
+}
+
+fn follows(cluster: &Cluster, server: &ApiServer) {
+    let mut stage = Stage::with(cluster, Pace::hurried());
+    stage.until_equal(server);
+    assert!(stage.problems().is_empty(), "{:?}", stage.problems());
+}
+
+#[test]
+fn tokens_in_text_and_in_files_are_sent() {
+    let server = server(3);
+    server.behave(|manners| manners.token = Some("secret".into()));
+    let authority = Authority::new();
+    authority.sign("server", &["127.0.0.1"]);
+    let url = format!("https://{}", tls(&authority, &server, false));
+    let data = base64(&std::fs::read(authority.path("ca.crt")).unwrap());
+    let in_text = json!({"server": url, "certificate-authority-data": data});
+    follows(&kubeconfig(&authority, &in_text, &json!({"token": "secret"})), &server);
+    authority.write("token", "secret");
+    let relative = json!({"server": url, "certificate-authority": "ca.crt"});
+    follows(&kubeconfig(&authority, &relative, &json!({"tokenFile": "token"})), &server);
+}
+
+#[test]
+fn a_token_that_was_replaced_is_read_again() {
+    let server = server(3);
+    server.behave(|manners| manners.token = Some("new".into()));
+    let authority = Authority::new();
+    let file = authority.write("token", "old");
+    let cluster = kubeconfig(&authority, &json!({"server": server.url()}), &json!({"tokenFile": file}));
+    let mut stage = Stage::with(&cluster, Pace::hurried());
+    stage.until("said", |stage| stage.complains("does not accept the credentials (401)"));
+    assert_eq!(stage.problems().len(), 1, "one message for all kinds: {:?}", stage.problems());
+    authority.write("token", "new");
+    stage.until_equal(&server);
+    stage.until("resolved", |stage| stage.problems().is_empty());
+}
+
+#[test]
+fn a_client_certificate_is_shown() {
+    let server = server(3);
+    let authority = Authority::new();
+    authority.sign("server", &["127.0.0.1"]);
+    authority.sign("client", &["system:kube-proxy"]);
+    let at = tls(&authority, &server, true);
+    let reached = json!({"server": format!("https://{at}"), "certificate-authority": "ca.crt"});
+    let user = json!({"client-certificate": "client.crt", "client-key": "client.key"});
+    follows(&kubeconfig(&authority, &reached, &user), &server);
+    let read = |file: &str| base64(&std::fs::read(authority.path(file)).unwrap());
+    let user = json!({"client-certificate-data": read("client.crt"), "client-key-data": read("client.key")});
+    follows(&kubeconfig(&authority, &reached, &user), &server);
+    let mut stage = Stage::with(&kubeconfig(&authority, &reached, &json!({})), Pace::hurried());
+    stage.until("refused", |stage| stage.complains("the API server cannot be reached"));
+}
+
+#[test]
+fn the_servers_certificate_is_checked_unless_told_otherwise() {
+    let server = server(3);
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    authority.sign("server", &["kubernetes"]);
+    let url = format!("https://{}", tls(&authority, &server, false));
+    let complains = |authority: &Authority, cluster: &Value| {
+        let mut stage = Stage::with(&kubeconfig(authority, cluster, &json!({})), Pace::hurried());
+        stage.until("refused", |stage| stage.complains("certificate"));
+        assert!(stage.heard.is_empty());
+    };
+    let ours = json!({"server": url, "certificate-authority": "ca.crt"});
+    complains(&authority, &ours);
+    let named = json!({"server": url, "certificate-authority": "ca.crt", "tls-server-name": "kubernetes"});
+    follows(&kubeconfig(&authority, &named, &json!({})), &server);
+    complains(&stranger, &named);
+    let blind = json!({"server": url, "insecure-skip-tls-verify": true});
+    follows(&kubeconfig(&stranger, &blind, &json!({})), &server);
+}
+
+#[test]
+fn an_account_reaches_the_server_that_a_neighbour_names() {
+    // CFG-5: nobody answers at the address in the environment
+    let server = server(3);
+    server.behave(|manners| manners.token = Some("ours".into()));
+    let authority = Authority::new();
+    authority.sign("server", &["localhost"]);
+    let port = tls(&authority, &server, false).port();
+    std::fs::create_dir(authority.path("account")).unwrap();
+    authority.write("account/token", "ours\n");
+    std::fs::copy(authority.path("ca.crt"), authority.path("account/ca.crt")).unwrap();
+    let theirs = json!({"server": format!("https://localhost:{port}"), "certificate-authority": "/nonexistent/ca.crt"});
+    let config = kubeconfig(&authority, &theirs, &json!({"client-certificate": "/nonexistent/pem"}));
+    let roots = Roots {
+        account: authority.path("account"),
+        neighbours: vec!["/nonexistent/kubeconfig.conf".into(), config.kubeconfig.unwrap()],
+        service: Some(("127.0.0.1".into(), "1".into())),
+    };
+    let mut stage = Stage::of(&Cluster::default(), &roots, Pace::hurried());
+    stage.until_equal(&server);
+    let given = Cluster { apiserver: Some(format!("https://localhost:{port}")), ..Cluster::default() };
+    let roots = Roots { neighbours: Vec::new(), service: None, ..roots };
+    let mut stage = Stage::of(&given, &roots, Pace::hurried());
+    stage.until_equal(&server);
+}
+
+#[test]
+fn a_credential_plugin_is_run() {
+    let server = server(2);
+    server.behave(|manners| manners.token = Some("minted".into()));
+    let authority = Authority::new();
+    let says = json!({"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
+        "status": {"token": "minted"}});
+    let exec = |command: &str| {
+        json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": command,
+            "args": ["-c", format!("echo '{says}'")], "interactiveMode": "Never"}})
+    };
+    let reached = json!({"server": server.url()});
+    follows(&kubeconfig(&authority, &reached, &exec("/bin/sh")), &server);
+    let missing = kubeconfig(&authority, &reached, &exec("/nonexistent/plugin"));
+    assert!(error(&missing).contains("unable to run auth exec"), "{}", error(&missing));
+}
+
+#[test]
+fn a_kubeconfig_that_cannot_be_used_is_named_with_the_reason() {
+    let authority = Authority::new();
+    let reached = json!({"server": "https://127.0.0.1:1", "certificate-authority": "none.crt"});
+    for (fields, reason) in [
+        (reached, "none.crt"),
+        (json!({}), "cluster"),
+        (json!({"server": "127.0.0.1"}), "no URL"),
+        (json!({"server": "http://127.0.0.1:1", "proxy-url": "http://x:1"}), "proxy-url"),
+    ] {
+        let said = error(&kubeconfig(&authority, &fields, &json!({})));
+        assert!(said.contains(reason) && said.contains("config"), "{said}");
+    }
+    let garbage = authority.write("config", "a: [");
+    assert!(
+        error(&Cluster { kubeconfig: Some(garbage.into()), apiserver: None }).contains("read the kubeconfig")
+    );
+}
+
+fn error(cluster: &Cluster) -> String {
+    let roots = Roots { account: Path::new("/nonexistent").into(), neighbours: Vec::new(), service: None };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _inside = runtime.enter();
+    format!("{:#}", Door::open(cluster, &roots).unwrap_err())
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let word =
+            chunk.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for at in 0..4 {
+            let digit = char::from(DIGITS[(word >> (18 - 6 * at)) as usize & 63]);
+            text.push(if at <= chunk.len() { digit } else { '=' });
+        }
+    }
+    text
+}
