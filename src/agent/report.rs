@@ -19,20 +19,22 @@ pub struct Report {
     problems: BTreeSet<FileProblem>,
     pending: Vec<Pending>,
     conflicts: Vec<Pending>,
+    sysctls: Vec<Pending>,
     is_file_bad: bool,
 }
 
 impl Report {
-    /// Nothing said yet.
+    /// Nothing said yet, but for the settings that could not be made.
     ///
     /// # Errors
     /// /proc is not mounted.
-    pub fn new(config: &Config) -> Result<Report> {
+    pub fn new(config: &Config, sysctls: Vec<Pending>) -> Result<Report> {
         Ok(Report {
             file: StateFile::new(&config.bpf_root)?,
             problems: BTreeSet::new(),
             pending: Vec::new(),
             conflicts: Vec::new(),
+            sysctls,
             is_file_bad: false,
         })
     }
@@ -117,8 +119,16 @@ impl Report {
         let problems = self.problems.iter().filter(|problem| problem.severity != Severity::Note);
         let problems =
             problems.map(|problem| Pending { what: problem.place(), error: problem.message.clone() });
-        let pending = self.pending.iter().chain(&self.conflicts).cloned().chain(problems).collect();
-        let written = self.file.write(AgentState { pending, ..AgentState::default() });
+        let pending = self
+            .pending
+            .iter()
+            .chain(&self.conflicts)
+            .chain(&self.sysctls)
+            .cloned()
+            .chain(problems)
+            .collect();
+        let written =
+            self.file.write(AgentState { pending, sysctls: self.sysctls.clone(), ..AgentState::default() });
         if let (Err(error), false) = (&written, self.is_file_bad) {
             tracing::warn!("status will not show what is pending: {error:#}");
         }

@@ -6,18 +6,25 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::pace::Pace;
+use super::pod_cidrs::PodCidrs;
 use super::privilege;
 use super::reconcile::{Identity, Outcome, Reconciler, size_for};
 use super::report::Report;
-use super::source::Source;
+use super::setup;
+use super::source::{Source, wait_for};
+use crate::cluster::dir::file::FileWatch;
 use crate::config::Config;
+use crate::config::kube_proxy::Detector;
 use crate::datapath::{Datapath, Options, SMALLEST, kernel};
 use crate::host::netlink::Netlink;
 use crate::host::{cgroup, memory};
 use crate::model::event::Event;
+use crate::model::node::HostFacts;
 use crate::plan::book::Book;
 use crate::plan::table::{Limits, NetnsClass, Settings};
 use crate::plan::world::World;
@@ -33,7 +40,8 @@ const REREAD: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// A privilege is missing ([`privilege::Missing`]), another agent holds the tables, or the kernel
-/// refuses the programs or the maps. Trouble with objects and rows is reported, never an error.
+/// refuses the programs or the maps; or the configuration changed, and a new start is needed (SYNC-16).
+/// Trouble with objects and rows is reported, never an error.
 pub fn run(config: &Config, ready: impl FnOnce()) -> Result<()> {
     privilege::check()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -66,9 +74,15 @@ impl Signals {
 
 struct Agent {
     source: Source,
+    config_file: Option<AsyncFd<FileWatch>>,
     /// Dropped before the data path's lock: the state file is then not the next agent's yet.
     report: Report,
     reconciler: Reconciler<Datapath>,
+    /// What is known of this node besides its object.
+    host: HostFacts,
+    /// Those of this node, if they are the local detector.
+    pod_cidrs: Option<PodCidrs>,
+    pace: Pace,
     /// The zero of the planner's clock.
     epoch: Instant,
     wake: Option<Duration>,
@@ -82,21 +96,41 @@ impl Agent {
     /// Reads the source once, and opens the data path in the size that it needs.
     fn start(config: &Config) -> Result<Agent> {
         let epoch = Instant::now();
+        setup::oom_score(config);
+        let config_file = watch_config(config)?;
         let mut world = World::new();
-        world.apply(Event::Host(Box::new(config.host_facts(interface_addresses()?))));
-        let (source, events) = Source::open(&config.source)?;
+        let mut host = config.host_facts(interface_addresses()?);
+        let mut pod_cidrs = pod_cidrs(config);
+        let (source, mut events) = Source::open(&config.source)?;
+        detect(&mut pod_cidrs, &mut host, &mut events)?;
+        world.apply(Event::Host(Box::new(host.clone())));
         events.into_iter().for_each(|event| world.apply(event));
         let (datapath, book) = open(config, size_for(&world, SMALLEST))?;
         let reconciler = Reconciler::new(world, book, datapath, identity(config));
-        let report = Report::new(config)?;
-        Ok(Agent { source, reconciler, report, epoch, wake: None, grow_after: Duration::ZERO, reread: None })
+        let report = Report::new(config, setup::sysctls(config))?;
+        let (pace, grow_after) = (Pace::new(config.min_sync_period), Duration::ZERO);
+        let (wake, reread) = (None, None);
+        Ok(Agent {
+            source,
+            config_file,
+            report,
+            reconciler,
+            host,
+            pod_cidrs,
+            pace,
+            epoch,
+            wake,
+            grow_after,
+            reread,
+        })
     }
 
     async fn serve(mut self, mut signals: Signals, ready: impl FnOnce()) -> Result<()> {
         let mut ready = Some(ready);
         self.step(Vec::new(), &mut ready)?;
         loop {
-            let due = self.wake.into_iter().chain(self.reread).min();
+            let patience = self.pod_cidrs.as_ref().and_then(PodCidrs::due);
+            let due = self.wake.into_iter().chain(self.reread).chain(self.pace.due()).chain(patience).min();
             let due = due.map(|due| tokio::time::Instant::from_std(self.epoch + due));
             let sleep = async {
                 match due {
@@ -109,6 +143,7 @@ impl Agent {
                     tracing::info!("{name}: stopping; the data path stays in place");
                     return Ok(());
                 }
+                changed = config_changed(&mut self.config_file) => changed?,
                 seen = self.source.next() => self.follow(seen, &mut ready)?,
                 () = sleep => self.be_on_time(&mut ready)?,
             }
@@ -119,7 +154,13 @@ impl Agent {
     /// (architecture, "State and failure") and is read anew after a while.
     fn follow(&mut self, seen: Result<Vec<Event>>, ready: &mut Option<impl FnOnce()>) -> Result<()> {
         match seen {
-            Ok(events) => self.step(events, ready),
+            Ok(mut events) => {
+                detect(&mut self.pod_cidrs, &mut self.host, &mut events)?;
+                match self.pace.take(events, self.now()) {
+                    Some(events) => self.step(events, ready),
+                    None => Ok(()),
+                }
+            }
             Err(error) => {
                 let seconds = REREAD.as_secs();
                 tracing::error!(
@@ -138,6 +179,12 @@ impl Agent {
             self.reread = None;
             let seen = self.source.rescan();
             return self.follow(seen, ready);
+        }
+        if let Some(pod_cidrs) = &self.pod_cidrs {
+            pod_cidrs.check(self.now())?;
+        }
+        if let Some(events) = self.pace.release(self.now()) {
+            return self.step(events, ready);
         }
         let outcome = self.reconciler.maintain(self.now());
         self.settle(outcome);
@@ -191,6 +238,58 @@ impl Agent {
     fn now(&self) -> Duration {
         self.epoch.elapsed()
     }
+}
+
+/// Watches the configuration file, if there is one.
+fn watch_config(config: &Config) -> Result<Option<AsyncFd<FileWatch>>> {
+    let Some(file) = &config.file else { return Ok(None) };
+    let watch = FileWatch::open(&file.path, &file.text)
+        .with_context(|| format!("follow the configuration {}", file.path.display()))?;
+    let mut watch = wait_for(watch)?;
+    unchanged(watch.get_mut())?;
+    Ok(Some(watch))
+}
+
+/// Waits until something happens to the configuration file; forever without one. Dropping the future loses
+/// nothing.
+///
+/// # Errors
+/// It holds another text now: a new start is needed (SYNC-16).
+async fn config_changed(file: &mut Option<AsyncFd<FileWatch>>) -> Result<()> {
+    let Some(file) = file else { return std::future::pending().await };
+    let mut guard = file.readable_mut().await.context("wait for inotify")?;
+    guard.clear_ready();
+    unchanged(guard.get_inner_mut())
+}
+
+fn unchanged(file: &mut FileWatch) -> Result<()> {
+    let path = file.path().display().to_string();
+    match file.changed() {
+        Ok(false) => Ok(()),
+        Ok(true) => bail!(
+            "the configuration {path} changed: ending, so that a new start takes it; the data path stays in place"
+        ),
+        Err(error) => {
+            tracing::warn!("changes of the configuration {path} may go unseen: {error:#}");
+            Ok(())
+        }
+    }
+}
+
+/// The guard of this node's podCIDRs, if they are the local detector.
+fn pod_cidrs(config: &Config) -> Option<PodCidrs> {
+    (config.detector == Detector::NodeCidr).then(|| PodCidrs::new(config.node_name.clone()))
+}
+
+/// Makes podCIDRs that have come the local detector.
+fn detect(cidrs: &mut Option<PodCidrs>, host: &mut HostFacts, events: &mut Vec<Event>) -> Result<()> {
+    let Some(cidrs) = cidrs else { return Ok(()) };
+    if let Some(nets) = cidrs.see(events)? {
+        tracing::info!("podCIDRs of this node are the local detector: {nets:?}");
+        host.local_detector = nets;
+        events.insert(0, Event::Host(Box::new(host.clone())));
+    }
+    Ok(())
 }
 
 /// Opens the data path, and finds out what its tables hold.

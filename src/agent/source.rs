@@ -1,5 +1,7 @@
 //! Where events come from, as one thing to wait for.
 
+use std::os::fd::AsRawFd;
+
 use anyhow::{Context, Result, bail};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -67,8 +69,8 @@ impl Source {
 /// A source whose descriptor the runtime waits for.
 #[expect(
     deprecated,
-    reason = "its successor needs a promise only host and datapath may make; a DirSource keeps its descriptor"
+    reason = "its successor needs a promise only host and datapath may make; ours keep their descriptors"
 )]
-fn wait_for(source: DirSource) -> Result<AsyncFd<DirSource>> {
+pub(super) fn wait_for<T: AsRawFd>(source: T) -> Result<AsyncFd<T>> {
     AsyncFd::with_interest(source, Interest::READABLE).context("wait for inotify")
 }

@@ -27,6 +27,13 @@ pub struct CleanupArgs {
     stay: bool,
 }
 
+impl CleanupArgs {
+    /// For `run --cleanup`.
+    pub fn new(bpf_root: PathBuf, cgroup_root: Option<PathBuf>) -> CleanupArgs {
+        CleanupArgs { bpf_root, cgroup_root, stay: false }
+    }
+}
+
 /// Removes what is there, and stays if it is told to.
 ///
 /// # Errors

@@ -48,7 +48,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve the Services of a source, until SIGTERM; the data path then stays in place
-    Run(run::Args),
+    #[command(args_override_self = true)]
+    Run(Box<run::Args>),
     /// What this node does, and what it cannot do
     Status(status::Args),
     /// What a client can dial, and who answers
@@ -89,7 +90,7 @@ pub fn main() -> ExitCode {
             Err(Usage("-o is for what gives an answer: status, services, explain, dump, doctor".into())
                 .into())
         }
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(*args),
         Command::Status(args) => status::run(&args, output),
         Command::Services(args) => services::run(&args, output),
         Command::Explain(args) => explain::run(&args, output),
@@ -117,7 +118,18 @@ fn with_subcommand(mut args: Vec<OsString>) -> Vec<OsString> {
     if (is_kube_proxy && !names_run && first != Some("--version")) || (is_flag && !is_output) {
         args.insert(1, "run".into());
     }
-    args
+    if args.get(1).is_some_and(|arg| arg == "run") {
+        args.into_iter().map(with_dashes).collect()
+    } else {
+        args
+    }
+}
+
+/// A flag as clap knows it: kube-proxy takes `--cluster_cidr` for `--cluster-cidr`.
+fn with_dashes(arg: OsString) -> OsString {
+    let Some(flag) = arg.to_str().and_then(|arg| arg.strip_prefix("--")) else { return arg };
+    let (name, value) = flag.split_at(flag.find('=').unwrap_or(flag.len()));
+    format!("--{}{value}", name.replace('_', "-")).into()
 }
 
 /// The exit code that tells a script what kind of trouble it is.
@@ -179,12 +191,31 @@ mod tests {
                     --cluster-cidr=10.0.0.0/8,fd00:10::/32 --masquerade-all --v=4";
         let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
         assert!(matches!(cli.command, Command::Run(_)));
-        for bad in ["--node-ip 10.0.0", "--cluster-cidr 10.0.0.0", "--no-such-flag"] {
+        for bad in ["--node-ip 10.0.0", "--init-only=perhaps", "--no-such-flag"] {
             let line = format!("beeline run --manifests m {bad}");
             assert_eq!(
                 Cli::try_parse_from(line.split_whitespace()).unwrap_err().exit_code(),
                 i32::from(USAGE)
             );
+        }
+    }
+
+    #[test]
+    fn flags_may_have_underscores_and_stand_there_twice() {
+        let args =
+            ["kube-proxy", "--cluster_cidr=a_b", "--node_name", "x_y", "--node-name=z", "-v=4", "--v", "5"];
+        let args = with_subcommand(args.iter().map(OsString::from).collect());
+        assert_eq!(args[2..5], ["--cluster-cidr=a_b", "--node-name", "x_y"]);
+        assert!(Cli::try_parse_from(args).is_ok(), "the last one counts");
+    }
+
+    #[test]
+    fn each_flag_of_run_is_in_the_documentation() {
+        let text = include_str!("../../docs/configuration.md");
+        let command = Cli::command();
+        let run = command.find_subcommand("run").expect("there is run");
+        for long in run.get_arguments().filter_map(clap::Arg::get_long_and_visible_aliases).flatten() {
+            assert!(text.contains(&format!("`--{long}`")), "docs/configuration.md says nothing of --{long}");
         }
     }
 

@@ -1,22 +1,40 @@
-//! The fields of a `KubeProxyConfiguration` that a verdict depends on (CFG-1, CFG-2). Pure.
-//!
-//! Unknown fields are ignored, as kube-proxy's lenient decoding does (SYNC-12).
+//! kube-proxy's configuration: a `KubeProxyConfiguration`, from a file or from flags (CFG-1, CFG-2). Pure.
 
-use anyhow::{Context, Result, bail};
+pub mod decode;
+pub mod defaults;
+pub mod fields;
+mod notes;
+#[cfg(test)]
+mod tests;
+pub mod types;
+mod validate;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde_json::{Value, json};
 
+use self::decode::{FieldError, decode, typed};
+pub use self::types::KubeProxyConfiguration;
+use super::duration::GoDuration;
+use super::flags::{self, FLAGS, Patch};
 use crate::model::addr::{Family, parse_cidr};
 
-/// What is read of the file.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct KubeProxyConfig {
-    /// `hostnameOverride`; empty if it says nothing.
-    pub hostname_override: String,
-    /// `detectLocalMode` with what it needs.
-    pub detector: Detector,
-    /// `masqueradeAll` of the mode's section (SNAT-5).
-    pub masquerade_all: bool,
+/// The flags of kube-proxy that were given, each with its values.
+pub type GivenFlags = Vec<(String, Vec<String>)>;
+
+/// A configuration that holds: what was given, and what it comes to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Effective {
+    /// What counts, with everything filled in: what `/configz` shows and `--write-config-to` writes.
+    pub config: KubeProxyConfiguration,
+    /// What was given, and nothing else.
+    pub given: KubeProxyConfiguration,
+    /// It comes from a file.
+    pub is_file: bool,
+    /// What an operator should know, one line each.
+    pub warnings: Vec<String>,
 }
 
 /// How pods of this node are told from others (SNAT-8).
@@ -36,53 +54,141 @@ impl Default for Detector {
     }
 }
 
-/// The file as written; the caller reads it from YAML or JSON, [`File::config`] makes sense of it.
-#[derive(Clone, Debug, Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
-pub struct File {
-    api_version: String,
-    kind: String,
-    mode: String,
-    #[serde(rename = "clusterCIDR")]
-    cluster_cidr: String,
-    detect_local_mode: String,
-    hostname_override: String,
-    iptables: Section,
-    nftables: Section,
+/// Makes sense of a file, if there is one, and of kube-proxy's flags. Beside a file only the flags about
+/// logging count (CFG-1). Without one the defaults are those of `mode: nftables` (DEC-3).
+///
+/// # Errors
+/// The file is of another kind, or a field cannot be used; the error says which and where.
+pub fn effective(file: Option<&str>, flags: &[(String, Vec<String>)]) -> Result<Effective, FieldError> {
+    let mut warnings = Vec::new();
+    let (given, lines, patch) = match file {
+        Some(text) => {
+            let decoded = decode(text)?;
+            if !decoded.strict.is_empty() {
+                warnings.push(format!(
+                    "decoded leniently, for strict decoding failed: {}",
+                    decoded.strict.join(", ")
+                ));
+            }
+            let (logging, ignored) = beside_file(flags);
+            if !ignored.is_empty() {
+                warnings.push(format!("ignored, for a configuration file is given: {}", ignored.join(", ")));
+            }
+            (decoded.given, decoded.lines, flags::patch(&logging)?)
+        }
+        None => (
+            KubeProxyConfiguration { mode: "nftables".into(), ..Default::default() },
+            BTreeMap::new(),
+            flags::patch(flags)?,
+        ),
+    };
+    let given = patched(given, &patch)?;
+    let config = complete(given.clone(), &patch.closed);
+    let mut wrong = validate::validate(&config, &lines).into_iter();
+    if let Some(first) = wrong.next() {
+        let rest: String = wrong.map(|error| format!("; {error}")).collect();
+        return Err(FieldError { message: first.message + &rest, ..first });
+    }
+    warnings.extend(patch.notes);
+    warnings.extend(notes::notes(&given, &patch.by));
+    if file.is_some() && config.detect_local_mode == "ClusterCIDR" && config.cluster_cidr.is_empty() {
+        warnings.push(
+            "clusterCIDR: is empty, so there is no local detector: no client counts as a pod (SNAT-8)".into(),
+        );
+    }
+    Ok(Effective { config, given, is_file: file.is_some(), warnings })
 }
 
-#[derive(Clone, Debug, Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
-struct Section {
-    masquerade_all: bool,
+/// The flags that count beside a file, and those that do not, with their dashes.
+fn beside_file(flags: &[(String, Vec<String>)]) -> (GivenFlags, Vec<String>) {
+    let is_logging = |name: &str| FLAGS.iter().any(|flag| flag.name == name && flag.is_logging());
+    let (logging, ignored): (GivenFlags, GivenFlags) =
+        flags.iter().cloned().partition(|(name, _)| is_logging(name));
+    (logging, ignored.into_iter().map(|(name, _)| format!("--{name}")).collect())
 }
 
-impl File {
-    /// What the file says, judged.
+/// A configuration with what flags say put in.
+fn patched(given: KubeProxyConfiguration, patch: &Patch) -> Result<KubeProxyConfiguration, FieldError> {
+    if patch.values.is_empty() {
+        return Ok(given);
+    }
+    let vmodule = given.logging.vmodule.clone();
+    let mut value =
+        serde_json::to_value(given).map_err(|error| FieldError::new("", None, error.to_string()))?;
+    patch.apply(&mut value);
+    let mut given = typed(value)?;
+    if patch.by.contains_key("logging.vmodule") {
+        // As in kube-proxy: what flags say comes first, and the file's goes on to count.
+        given.logging.vmodule.extend(vmodule);
+    }
+    Ok(given)
+}
+
+/// Everything filled in; an address that flags close stays empty.
+fn complete(mut config: KubeProxyConfiguration, closed: &[&'static str]) -> KubeProxyConfiguration {
+    defaults::set(&mut config);
+    defaults::set_for_linux(&mut config);
+    config.kind = types::KIND.into();
+    config.api_version = types::API_VERSION.into();
+    for path in closed {
+        match *path {
+            "healthzBindAddress" => config.healthz_bind_address.clear(),
+            _ => config.metrics_bind_address.clear(),
+        }
+    }
+    config
+}
+
+impl Effective {
+    /// How pods are told from others (SNAT-8).
     ///
     /// # Errors
-    /// It is no `KubeProxyConfiguration`, or a field cannot be used; the error names the field.
-    pub fn config(self) -> Result<KubeProxyConfig> {
-        const VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
-        let (version, kind) = (self.api_version.as_str(), self.kind.as_str());
-        if (version, kind) != (VERSION, "KubeProxyConfiguration") {
-            bail!("it is a '{version} {kind}', not a {VERSION} KubeProxyConfiguration");
-        }
-        let detector = match self.detect_local_mode.as_str() {
-            "" | "ClusterCIDR" => Detector::Cidrs(cluster_cidrs(&self.cluster_cidr).context("clusterCIDR")?),
+    /// `clusterCIDR` holds what is no network; a validated one does not.
+    pub fn detector(&self) -> Result<Detector> {
+        Ok(match self.config.detect_local_mode.as_str() {
             "NodeCIDR" => Detector::NodeCidr,
             "BridgeInterface" | "InterfaceNamePrefix" => Detector::Interface,
-            other => bail!(
-                "detectLocalMode: '{other}' is none of ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix"
-            ),
-        };
-        let section = if self.mode == "nftables" { self.nftables } else { self.iptables };
-        Ok(KubeProxyConfig {
-            hostname_override: self.hostname_override.trim().to_lowercase(),
-            detector,
-            masquerade_all: section.masquerade_all,
+            _ => Detector::Cidrs(cluster_cidrs(&self.config.cluster_cidr).context("clusterCIDR")?),
         })
     }
+
+    /// `masqueradeAll` of the mode's section (SNAT-5).
+    pub fn masquerade_all(&self) -> bool {
+        self.config.iptables.masquerade_all || self.config.nftables.masquerade_all
+    }
+
+    /// `minSyncPeriod` of the mode's section.
+    pub fn min_sync_period(&self) -> GoDuration {
+        let config = &self.config;
+        match config.mode.as_str() {
+            "nftables" => config.nftables.min_sync_period,
+            "ipvs" => config.ipvs.min_sync_period,
+            _ => config.iptables.min_sync_period,
+        }
+    }
+
+    /// The file that reads as this configuration.
+    ///
+    /// # Errors
+    /// An address is closed, which no file can say.
+    pub fn to_yaml(&self) -> Result<String> {
+        for (name, address) in
+            [("healthz", &self.config.healthz_bind_address), ("metrics", &self.config.metrics_bind_address)]
+        {
+            anyhow::ensure!(
+                !address.is_empty(),
+                "a file cannot say that there is no {name} server, for an empty {name}BindAddress is the default; leave \
+                 out --{name}-bind-address and --{name}-port"
+            );
+        }
+        serde_saphyr::to_string(&serde_json::to_value(&self.config)?)
+            .context("write the configuration as YAML")
+    }
+}
+
+/// What `/configz` answers.
+pub fn configz(config: &KubeProxyConfiguration) -> Value {
+    json!({"kubeproxy.config.k8s.io": config})
 }
 
 /// The networks of `clusterCIDR` or `--cluster-cidr`: separated by commas, the first of each family
@@ -99,46 +205,4 @@ pub fn cluster_cidrs(text: &str) -> Result<Vec<IpNet>> {
         }
     }
     Ok(nets)
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    /// A file of these fields, besides those that say what it is.
-    fn parse(mut fields: Value) -> Result<KubeProxyConfig> {
-        fields["apiVersion"] = "kubeproxy.config.k8s.io/v1alpha1".into();
-        fields["kind"] = "KubeProxyConfiguration".into();
-        serde_json::from_value::<File>(fields)?.config()
-    }
-
-    #[test]
-    fn the_first_network_of_each_family_is_the_detector() {
-        // SNAT-8
-        let file = json!({"clusterCIDR": "10.244.0.0/16, 10.9.0.0/16,fd00:10:244::/48", "unknownField": 1});
-        let nets = vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()];
-        assert_eq!(parse(file).unwrap().detector, Detector::Cidrs(nets));
-        assert_eq!(parse(json!({})).unwrap(), KubeProxyConfig::default());
-    }
-
-    #[test]
-    fn masquerade_all_is_that_of_the_mode() {
-        // SNAT-5
-        let all = |mode: &str| {
-            let (yes, no) = (json!({"masqueradeAll": true}), json!({"masqueradeAll": false}));
-            parse(json!({"mode": mode, "iptables": yes, "nftables": no})).unwrap().masquerade_all
-        };
-        assert!(all("iptables") && all("") && !all("nftables"));
-    }
-
-    #[test]
-    fn a_field_that_cannot_be_used_is_named() {
-        let error = |fields| format!("{:#}", parse(fields).unwrap_err());
-        let cidr = error(json!({"clusterCIDR": "10.0.0.0"}));
-        assert!(cidr.contains("clusterCIDR: '10.0.0.0' is no network"), "{cidr}");
-        assert!(error(json!({"detectLocalMode": "Guess"})).contains("detectLocalMode: 'Guess'"));
-        assert!(File { kind: "ConfigMap".into(), ..File::default() }.config().is_err());
-    }
 }

@@ -6,6 +6,7 @@
 pub mod addrs;
 pub mod caps;
 pub mod cgroup;
+pub mod conntrack;
 pub mod ethtool;
 pub mod kubeproxy;
 pub mod links;

@@ -24,6 +24,9 @@ pub struct AgentState {
     pub started: u64,
     /// Rows that could not be written, then what is wrong with the source, by file, document and field.
     pub pending: Vec<Pending>,
+    /// Settings of the kernel that were wanted and could not be made (DEC-7); `doctor` shows them.
+    #[serde(default)]
+    pub sysctls: Vec<Pending>,
 }
 
 /// The state file of the agent with this `--bpf-root`.

@@ -107,6 +107,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
         checks::memlock(facts),
         checks::jit(facts),
         checks::unprivileged_bpf(facts),
+        checks::sysctls(facts),
     ];
     findings.extend(facts.features.iter().map(checks::feature));
     findings.extend([

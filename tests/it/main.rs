@@ -13,6 +13,7 @@ mod book_failures;
 mod book_grace;
 mod book_ids;
 mod book_model;
+mod config;
 mod house;
 mod inspect;
 mod inspect_doctor;

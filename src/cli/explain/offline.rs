@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 
 use crate::cluster::manifest::{FileProblem, load};
-use crate::config::kube_proxy::{self, Detector, KubeProxyConfig};
+use crate::config::kube_proxy::{self, Detector};
 use crate::model::addr::parse_ip;
 use crate::model::event::Event;
 use crate::model::node::HostFacts;
@@ -62,7 +62,7 @@ impl Offline {
     /// A file cannot be read, or the configuration cannot be used.
     pub fn load(path: &Path, args: &NodeArgs) -> Result<Offline> {
         let (events, problems) = load(path)?;
-        let config = args.config()?;
+        let config = args.rules()?;
         let mut world = World::new();
         let mut facts = HostFacts {
             node_name: args
@@ -85,16 +85,27 @@ impl Offline {
     }
 }
 
+/// What of the configuration a verdict depends on.
+struct Rules {
+    hostname_override: String,
+    detector: Detector,
+    masquerade_all: bool,
+}
+
 impl NodeArgs {
-    fn config(&self) -> Result<KubeProxyConfig> {
+    fn rules(&self) -> Result<Rules> {
         if let Some(path) = &self.config {
             let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-            let file: kube_proxy::File =
-                serde_saphyr::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
-            return file.config().with_context(|| path.display().to_string());
+            let shown = || path.display().to_string();
+            let effective = kube_proxy::effective(Some(&text), &[]).with_context(shown)?;
+            return Ok(Rules {
+                detector: effective.detector().with_context(shown)?,
+                masquerade_all: effective.masquerade_all(),
+                hostname_override: effective.config.hostname_override,
+            });
         }
         let cidrs = kube_proxy::cluster_cidrs(self.cluster_cidr.as_deref().unwrap_or_default());
-        Ok(KubeProxyConfig {
+        Ok(Rules {
             hostname_override: String::new(),
             detector: Detector::Cidrs(cidrs.context("--cluster-cidr")?),
             masquerade_all: self.masquerade_all,

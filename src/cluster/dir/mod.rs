@@ -8,6 +8,7 @@
 //! A path that is gone leaves the objects as they are until it is back; files that are then missing
 //! from it are gone.
 
+pub mod file;
 #[cfg(test)]
 mod tests;
 mod walk;

@@ -187,6 +187,17 @@ pub(super) fn unprivileged_bpf(facts: &Facts) -> Finding {
     }
 }
 
+/// What the configuration asks of conntrack and the agent could not set (DEC-7).
+pub(super) fn sysctls(facts: &Facts) -> Finding {
+    const CHECK: &str = "sysctls";
+    if facts.sysctls.is_empty() {
+        return Finding::ok(CHECK, "nothing that was asked for is missing");
+    }
+    Finding::bad(CHECK, State::Narrowed, facts.sysctls.join("; "))
+        .lose("conntrack keeps its own limits and timeouts: a full table drops connections of others; nothing of Beeline's sockets")
+        .next("run `beeline run --init-only` with the same --config, privileged and in the machine's first network namespace, or set them by sysctl; 0 in the configuration leaves them")
+}
+
 /// One thing of the kernel that Beeline would use.
 pub(super) fn feature(fact: &FeatureFact) -> Finding {
     let no = match &fact.found {

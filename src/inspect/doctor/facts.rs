@@ -23,6 +23,8 @@ pub struct Facts {
     pub jit: Option<u32>,
     /// `kernel.unprivileged_bpf_disabled`; `None` if it is not to be seen.
     pub unprivileged_bpf_disabled: Option<u32>,
+    /// Settings that the agent wanted and could not make, each with the reason (DEC-7).
+    pub sysctls: Vec<String>,
     /// What the kernel said to each thing Beeline would use.
     pub features: Vec<FeatureFact>,
     /// Programs of others at the places ours go to, or why they could not be listed.

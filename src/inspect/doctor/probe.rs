@@ -14,6 +14,7 @@ use crate::datapath::pins::Tree;
 use crate::datapath::{attach, feature, kernel};
 use crate::host::mount::{self, Mount};
 use crate::host::{caps, cgroup, kubeproxy, sysctl};
+use crate::inspect::agent::read_state;
 use crate::inspect::view;
 
 impl Facts {
@@ -41,6 +42,7 @@ impl Facts {
             bpf,
             jit: number("net.core.bpf_jit_enable"),
             unprivileged_bpf_disabled: number("kernel.unprivileged_bpf_disabled"),
+            sysctls: sysctls(bpf_root),
             features: features(),
             foreign: foreign(&tree, cgroup.root.as_deref()),
             kube_proxy: kubeproxy::leftovers().map_err(|e| format!("{e:#}")),
@@ -109,6 +111,12 @@ fn memlock() -> Memlock {
 
 fn number(key: &str) -> Option<u32> {
     sysctl::read(key).ok()?.parse().ok()
+}
+
+/// What the agent that runs here could not set.
+fn sysctls(bpf_root: &Path) -> Vec<String> {
+    let state = read_state(bpf_root).unwrap_or_default();
+    state.sysctls.into_iter().map(|setting| format!("{} {}", setting.what, setting.error)).collect()
 }
 
 /// The registry of the data path, asked one by one.

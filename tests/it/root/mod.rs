@@ -3,6 +3,7 @@
 mod agent;
 mod bundle;
 mod bundle_spec;
+mod config;
 mod container;
 mod datapath;
 mod datapath_life;
