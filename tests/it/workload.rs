@@ -111,9 +111,6 @@ impl Workload {
     }
 }
 
-/// Flags in the manifests that the binary does not take yet: `yaml::the_binary_takes…` fails on one that it does.
-pub const COMING: [&str; 0] = [];
-
 /// A strategic merge, as `kubectl patch` does it: lists of named things are merged by their names, what else
 /// is a list is replaced.
 fn merge(base: &mut Value, patch: &Value, field: &str) {
@@ -145,8 +142,7 @@ pub fn command_line(container: &Container, node: &str) -> Vec<String> {
     let entrypoint = vec!["/beeline".to_owned()];
     let line =
         container.command.as_ref().unwrap_or(&entrypoint).iter().chain(container.args.iter().flatten());
-    let line = line.map(|argument| argument.replace("$(NODE_NAME)", node));
-    line.filter(|argument| !COMING.iter().any(|flag| argument.split('=').next() == Some(flag))).collect()
+    line.map(|argument| argument.replace("$(NODE_NAME)", node)).collect()
 }
 
 #[test]

@@ -33,6 +33,14 @@ fn manifests() -> [String; 1] {
     ["--manifests=/manifests".into()]
 }
 
+/// A workload of the manifests whose agents leave alone what of conntrack is the whole machine's.
+fn modest(mut workload: Workload) -> Workload {
+    for text in workload.config_maps.values_mut().filter_map(|map| map.get_mut("config.conf")) {
+        text.push_str("\nconntrack: {maxPerCore: 0, min: 0}\n");
+    }
+    workload
+}
+
 fn start(machine: &Machine, workload: &Workload, name: &str) -> Result<Container> {
     let mut agent = machine.start(workload, name, &manifests(), |_| {})?;
     agent.says("ready")?;
@@ -54,16 +62,17 @@ fn names(dir: &Path) -> Result<Vec<String>> {
 #[test]
 fn an_installed_agent_serves_and_what_it_leaves_is_uninstalled() -> Result<()> {
     // SYNC-9, CFG-8
-    from_install_to_uninstall(&Workload::of("install.yaml")?, "beeline")
+    from_install_to_uninstall(Workload::of("install.yaml")?, "beeline")
 }
 
 #[test]
 fn kubeadms_kube_proxy_is_switched_and_what_it_leaves_is_uninstalled() -> Result<()> {
     // CFG-8
-    from_install_to_uninstall(&Workload::switched()?, "kube-proxy")
+    from_install_to_uninstall(Workload::switched()?, "kube-proxy")
 }
 
-fn from_install_to_uninstall(install: &Workload, name: &str) -> Result<()> {
+fn from_install_to_uninstall(install: Workload, name: &str) -> Result<()> {
+    let install = &modest(install);
     let sandbox = Sandbox::new("container")?;
     let node = sandbox.add_node("n1")?;
     let (web, client) = (node.add_pod("web")?, node.add_pod("client")?);
@@ -72,6 +81,8 @@ fn from_install_to_uninstall(install: &Workload, name: &str) -> Result<()> {
     write_service(&machine, &web)?;
     let uninstall = Workload::of("uninstall.yaml")?;
 
+    let (content, said) = machine.finish(install, "init", &manifests())?;
+    assert!(content && said.contains("initialized"), "{said}");
     assert_eq!(dial(&client)?, None, "nobody serves yet");
     let mut agent = start(&machine, install, name)?;
     assert_eq!(dial(&client)?.as_deref(), Some("web"));
@@ -107,7 +118,7 @@ fn kubeadms_own_container_serves_as_long_as_it_runs() -> Result<()> {
     web.call(Serve::tcp(8080))?;
     let machine = Machine::new(&node)?;
     write_service(&machine, &web)?;
-    let mut agent = start(&machine, &Workload::of(KUBEADM)?, "kube-proxy")?;
+    let mut agent = start(&machine, &modest(Workload::of(KUBEADM)?), "kube-proxy")?;
     assert_eq!(dial(&client)?.as_deref(), Some("web"));
     assert_eq!(agent.stop()?.code(), Some(0), "{}", agent.log()?);
     let end = Instant::now() + Duration::from_secs(10);
@@ -123,7 +134,7 @@ fn kubeadms_own_container_serves_as_long_as_it_runs() -> Result<()> {
 fn the_agent_needs_each_of_its_capabilities() -> Result<()> {
     let sandbox = Sandbox::new("capabilities")?;
     let node = sandbox.add_node("n1")?;
-    let (machine, install) = (Machine::new(&node)?, Workload::of("install.yaml")?);
+    let (machine, install) = (Machine::new(&node)?, modest(Workload::of("install.yaml")?));
     start(&machine, &install, "beeline")?.stop()?;
     for (granted, missing) in
         [(&["SYS_ADMIN"][..], "CAP_NET_ADMIN"), (&["BPF", "NET_ADMIN", "PERFMON"], "open program")]
