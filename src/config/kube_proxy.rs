@@ -3,6 +3,8 @@
 pub mod decode;
 pub mod defaults;
 pub mod fields;
+#[cfg(test)]
+mod fuzz;
 mod notes;
 #[cfg(test)]
 mod tests;
