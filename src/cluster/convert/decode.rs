@@ -114,6 +114,7 @@ struct Meta {
     namespace: Option<String>,
     name: Option<String>,
     labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
     creation_timestamp: Option<Time>,
     deletion_timestamp: Option<Time>,
     resource_version: Option<String>,
@@ -131,6 +132,7 @@ impl From<Meta> for ObjectMeta {
             namespace: meta.namespace,
             name: meta.name,
             labels: meta.labels,
+            annotations: meta.annotations,
             creation_timestamp: meta.creation_timestamp,
             deletion_timestamp: meta.deletion_timestamp,
             ..ObjectMeta::default()
