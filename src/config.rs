@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use self::kube_proxy::defaults::split_host_port;
 use self::kube_proxy::types::Conntrack;
 use self::kube_proxy::{Detector, Effective, KubeProxyConfiguration};
-use crate::model::addr::{parse_cidr, parse_ip};
+use crate::model::addr::parse_ip;
 use crate::model::node::HostFacts;
 
 /// Where the pins lie unless told otherwise: `beeline` below it.
@@ -219,12 +219,6 @@ impl Config {
             local_detector: self.detector_cidrs(),
             masquerade_all: self.masquerade_all,
         }
-    }
-
-    /// `nodePortAddresses` as networks; none: all addresses (NP-3). `primary` is left to who knows them.
-    pub fn node_port_networks(&self) -> Vec<IpNet> {
-        let given = self.kube_proxy.node_port_addresses.as_deref().unwrap_or_default();
-        given.iter().filter_map(|text| parse_cidr(text)).collect()
     }
 
     /// The detector's networks, as far as the configuration names them.

@@ -8,6 +8,7 @@ pub mod privilege;
 pub mod reconcile;
 mod report;
 pub mod run;
+mod serving;
 pub mod setup;
 mod source;
 pub mod state;

@@ -17,10 +17,11 @@ use super::pod_cidrs::PodCidrs;
 use super::privilege;
 use super::reconcile::{Identity, Outcome, Reconciler, size_for};
 use super::report::Report;
+use super::serving::{changes, serving};
 use super::setup;
 use super::source::Source;
 use crate::cluster::events::{self, Recorder};
-use crate::config::kube_proxy::{Detector, configz};
+use crate::config::kube_proxy::Detector;
 use crate::config::{self, Config};
 use crate::datapath::{Datapath, Options, SMALLEST, kernel};
 use crate::host::netlink::Netlink;
@@ -31,8 +32,8 @@ use crate::plan::book::Book;
 use crate::plan::health::is_eligible;
 use crate::plan::table::{Limits, NetnsClass, Settings};
 use crate::plan::world::World;
+use crate::serve::Servers;
 use crate::serve::board::{Board, Sync};
-use crate::serve::{self, Servers};
 
 /// After a growth was refused, the next attempt waits this long.
 const GROW_AGAIN: Duration = Duration::from_secs(60);
@@ -119,7 +120,7 @@ impl Agent {
         detect(&mut pod_cidrs, &mut host, &mut events)?;
         world.apply(Event::Host(Box::new(host.clone())));
         let board = Arc::new(Board::new(epoch));
-        let (services, slices) = counts(&events);
+        let (services, slices) = changes(&events);
         board.told().kube_proxy.changed(services, slices);
         events.into_iter().for_each(|event| world.apply(event));
         let (datapath, book) = open(config, size_for(&world, SMALLEST))?;
@@ -128,7 +129,7 @@ impl Agent {
         tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, "starting");
         recorder.record(events::Event::starting(&config.node_name));
         Ok(Agent {
-            servers: Servers::start(serving(config), board.clone(), recorder.clone())?,
+            servers: Servers::start(serving(config, &host), board.clone(), recorder.clone())?,
             source,
             config_file,
             may_lack_node: matches!(config.source, config::Source::Manifests(_)),
@@ -222,7 +223,7 @@ impl Agent {
     /// Takes events in, and writes what they change as soon as the pace allows it.
     fn step(&mut self, events: Vec<Event>, ready: &mut Option<impl FnOnce()>) -> Result<()> {
         let is_large = events.len() > 1000;
-        let (services, slices) = counts(&events);
+        let (services, slices) = changes(&events);
         let is_changed = self.reconciler.absorb(events);
         let mut told = self.board.told();
         told.is_eligible = is_eligible(self.reconciler.world().node(), self.may_lack_node);
@@ -320,29 +321,6 @@ fn detect(cidrs: &mut Option<PodCidrs>, host: &mut HostFacts, events: &mut Vec<E
         events.insert(0, Event::Host(Box::new(host.clone())));
     }
     Ok(())
-}
-
-/// What is served over HTTP.
-fn serving(config: &Config) -> serve::Options {
-    serve::Options {
-        metrics: config.metrics,
-        health: config.healthz,
-        hard_fail: config.bind_hard_fail,
-        bpf_root: config.bpf_root.clone(),
-        node: config.node_name.clone(),
-        node_port_networks: config.node_port_networks(),
-        mode: config.kube_proxy.mode.clone(),
-        configz: Some(configz(&config.kube_proxy)),
-    }
-}
-
-/// How many events are about Services, and how many about slices.
-fn counts(events: &[Event]) -> (u64, u64) {
-    let count = |of: fn(&Event) -> bool| events.iter().filter(|event| of(event)).count() as u64;
-    (
-        count(|event| matches!(event, Event::Service(_) | Event::ServiceGone(_))),
-        count(|event| matches!(event, Event::Slice(_) | Event::SliceGone(_))),
-    )
 }
 
 /// Opens the data path, and finds out what its tables hold.

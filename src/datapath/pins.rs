@@ -184,6 +184,13 @@ impl TreeLock {
     }
 }
 
+impl Drop for TreeLock {
+    /// Gives the lock back also where a process that was forked and has not called exec yet shares it.
+    fn drop(&mut self) {
+        let _ = self.dir.unlock();
+    }
+}
+
 /// Who holds the flock on a folder, from `/proc/locks`: `pid 4711 (beeline run …)`.
 fn holder(dir: &File) -> Option<String> {
     let meta = dir.metadata().ok()?;

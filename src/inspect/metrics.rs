@@ -45,16 +45,14 @@ impl Scrape {
 
 fn maps(reader: &Reader, told: &[(Map, u32)]) -> io::Result<Vec<MapUse>> {
     let of = |name: &str| {
-        // These two have a row for each row of another.
-        let name = match name {
-            "bl_stats" => Map::Services.name(),
-            "bl_endpoints" => Map::Backends.name(),
-            name => name,
-        };
+        // It has a row for each row of another.
+        let name = if name == Map::Endpoints.name() { Map::Backends.name() } else { name };
         told.iter().find(|(map, _)| map.name() == name).map(|(_, used)| *used)
     };
     let mut maps = Vec::new();
-    for (name, max) in reader.sizes() {
+    // The rows of new sockets are not counted: they would cost more than all else, and what has no room there
+    // goes to bl_flows.
+    for (name, max) in reader.sizes().filter(|(name, _)| *name != "bl_flows_near") {
         let used = match of(name) {
             Some(used) => used,
             None if name == Map::Agent.name() => 1,
@@ -67,7 +65,7 @@ fn maps(reader: &Reader, told: &[(Map, u32)]) -> io::Result<Vec<MapUse>> {
 
 /// What was counted, for those ServicePorts that have a name: an index without one has no owner now.
 fn services(reader: &Reader) -> Result<Vec<(ServicePortName, Stats)>> {
-    let counted = reader.stats().context("read bl_stats")?;
+    let counted = reader.stats().context("read the counters")?;
     let named = |(id, stats)| Some((reader.name(id)?.name, stats));
     let mut services: Vec<_> = counted.into_iter().filter_map(named).collect();
     services.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));

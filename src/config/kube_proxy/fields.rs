@@ -175,7 +175,13 @@ pub const FIELDS: &[Field] = &[
             "the pods' networks for `detectLocalMode: ClusterCIDR`, separated by commas; the first of each family counts (SNAT-8)",
         ),
     ),
-    f("nodePortAddresses", Texts, NotYet("NodePorts are not served")),
+    f(
+        "nodePortAddresses",
+        Texts,
+        Does(
+            "where health check node ports listen (HC-2); NodePorts themselves are not served in this version",
+        ),
+    ),
     f("oomScoreAdj", Int, Does("written to the agent's own `oom_score_adj`")),
     f(
         "conntrack.maxPerCore",
