@@ -9,10 +9,14 @@
 //! objects with all their metadata, hides status codes and `Retry-After`, knows no fallback for servers
 //! without streaming lists, and throws away a page with one bad object in it.
 //!
-//! **JSON**, not protobuf, though CFG-7 has it: neither kube nor k8s-openapi can decode protobuf.
+//! **JSON**, not protobuf, though CFG-7 has it: neither kube nor k8s-openapi can decode protobuf. An agent
+//! that takes in 10,000 Services and as many slices of 10 endpoints is ready after 1.1 s and has used 56 MiB
+//! at most, of which the decoding keeps one object at a time (two cores of a virtual machine, test
+//! `ten_thousand_services_are_taken_in_without_a_heap_of_copies`).
 //!
 //! **One thread.** A body is decoded piece by piece as it arrives, an object in microseconds; between two
-//! pieces the agent does whatever else it has to. A thread of its own would have a heap of its own.
+//! pieces the agent does whatever else it has to. A thread of its own would have a heap of its own. From
+//! the server's write to the events in hand it takes 45 µs.
 
 mod ask;
 mod failure;
