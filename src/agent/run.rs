@@ -20,7 +20,7 @@ use super::report::Report;
 use super::serving::{changes, serving};
 use super::setup;
 use super::source::Source;
-use crate::cluster::events::{self, Recorder};
+use crate::cluster::events;
 use crate::config::kube_proxy::Detector;
 use crate::config::{self, Config};
 use crate::datapath::{Datapath, Options, SMALLEST, kernel};
@@ -125,7 +125,7 @@ impl Agent {
         events.into_iter().for_each(|event| world.apply(event));
         let (datapath, book) = open(config, size_for(&world, SMALLEST))?;
         let reconciler = Reconciler::new(world, book, datapath, identity(config));
-        let recorder = Arc::new(Recorder::nobody());
+        let recorder = Arc::new(source.recorder(&config.node_name));
         tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, "starting");
         recorder.record(events::Event::starting(&config.node_name));
         Ok(Agent {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::cluster::api::{ApiSource, Pace};
 use crate::cluster::client::{Door, Roots};
 use crate::cluster::dir::DirSource;
+use crate::cluster::events::Recorder;
 use crate::cluster::manifest::FileProblem;
 use crate::config::{self, Config};
 use crate::model::event::Event;
@@ -48,6 +49,14 @@ impl Source {
                 let events = first_lists(&mut source).await;
                 Ok((Source::Cluster(source), events))
             }
+        }
+    }
+
+    /// Where events for people go: to the API server, if there is one.
+    pub fn recorder(&self, node: &str) -> Recorder {
+        match self {
+            Source::Manifests(_) => Recorder::nobody(),
+            Source::Cluster(api) => api.recorder(node),
         }
     }
 

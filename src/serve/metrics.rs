@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::board::{Board, Reason, Told};
 use super::http::{Answer, Answers, not_found, pieces, plain};
-use super::text::{Family, Kind, MEDIA_TYPE, render};
+use super::text::{Family, Kind, Labels, MEDIA_TYPE};
 use super::{http, kube_proxy};
 use crate::datapath::stats::Stats;
 use crate::host::own::Own;
@@ -231,7 +231,7 @@ const COUNTERS: [Counter; 3] = [
 
 fn counters(services: Vec<(ServicePortName, Stats)>) -> impl Iterator<Item = Family> + Send + 'static {
     let labels = |(name, stats): (ServicePortName, Stats)| {
-        let labels = render(&[
+        let labels = Labels::new(&[
             ("namespace", &name.service.namespace),
             ("service", &name.service.name),
             ("port", &name.port),
@@ -243,7 +243,8 @@ fn counters(services: Vec<(ServicePortName, Stats)>) -> impl Iterator<Item = Fam
     let rows: Vec<_> = services.into_iter().map(labels).collect();
     COUNTERS.into_iter().map(move |counter| {
         let mut family = Family::new(counter.name, Kind::Counter, counter.help);
-        rows.iter().for_each(|(labels, stats)| family.labelled(labels, (counter.value)(stats) as f64));
+        rows.iter()
+            .for_each(|(labels, stats)| family.labelled(labels.clone(), (counter.value)(stats) as f64));
         family
     })
 }

@@ -1,9 +1,10 @@
-//! The text exposition format of Prometheus, version 0.0.4, which kube-proxy speaks.
+//! Families of metrics in the text format of Prometheus, version 0.0.4, which kube-proxy speaks.
 //!
-//! Written by hand: the crates for it keep every series in memory, or write OpenMetrics, whose names of
-//! counters differ from kube-proxy's. Here a family is written once and forgotten.
+//! The prometheus crate writes it. Its registry, which keeps every series in memory, is not used: here a
+//! family is made, written and forgotten.
 
-use std::fmt::Write as _;
+use prometheus::TextEncoder;
+use prometheus::proto::{self, Bucket, LabelPair, Metric, MetricFamily, MetricType};
 
 /// The media type, as kube-proxy gives it.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
@@ -19,60 +20,75 @@ pub enum Kind {
     Histogram,
 }
 
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
-        }
+/// The labels of a sample.
+#[derive(Clone, Debug, Default)]
+pub struct Labels(Vec<LabelPair>);
+
+impl Labels {
+    /// These labels, in this order.
+    pub fn new(labels: &[(&str, &str)]) -> Labels {
+        let pair = |(name, value): &(&str, &str)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        };
+        Labels(labels.iter().map(pair).collect())
     }
 }
 
-/// One family of metrics as text.
+/// One family of metrics.
 #[derive(Debug)]
 pub struct Family {
-    name: &'static str,
-    text: String,
+    kind: Kind,
+    family: MetricFamily,
 }
 
 impl Family {
     /// A family without samples yet.
     pub fn new(name: &'static str, kind: Kind, help: &str) -> Family {
-        let help = help.replace('\\', "\\\\").replace('\n', "\\n");
-        let text = format!("# HELP {name} {help}\n# TYPE {name} {}\n", kind.name());
-        Family { name, text }
+        let mut family = MetricFamily::default();
+        family.set_name(name.to_owned());
+        family.set_help(help.to_owned());
+        family.set_field_type(match kind {
+            Kind::Counter => MetricType::COUNTER,
+            Kind::Gauge => MetricType::GAUGE,
+            Kind::Histogram => MetricType::HISTOGRAM,
+        });
+        Family { kind, family }
     }
 
-    /// Adds a sample.
+    /// Adds a sample of a counter or a gauge.
     pub fn sample(&mut self, labels: &[(&str, &str)], value: f64) {
-        self.labelled(&render(labels), value);
+        self.labelled(Labels::new(labels), value);
     }
 
-    /// Adds a sample whose labels were rendered before, with braces.
-    pub fn labelled(&mut self, labels: &str, value: f64) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(self.text, "{}{labels} {}", self.name, number(value));
+    /// The same with labels that were made before.
+    pub fn labelled(&mut self, labels: Labels, value: f64) {
+        let mut metric = Metric::from_label(labels.0);
+        if self.kind == Kind::Counter {
+            let mut counter = proto::Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = proto::Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        }
+        self.family.mut_metric().push(metric);
     }
 
     /// Adds a histogram: its buckets, sum and count.
     pub fn histogram(&mut self, labels: &[(&str, &str)], histogram: &Histogram) {
-        let mut count = 0;
-        let bounds = histogram.bounds.iter().copied().chain([f64::INFINITY]);
-        for (bound, counted) in bounds.zip(&histogram.counts) {
-            count += counted;
-            let bound = number(bound);
-            let labels = render(&[labels, &[("le", &bound)]].concat());
-            let _ = writeln!(self.text, "{}_bucket{labels} {count}", self.name);
-        }
-        let labels = render(labels);
-        let _ = writeln!(self.text, "{}_sum{labels} {}", self.name, number(histogram.sum));
-        let _ = writeln!(self.text, "{}_count{labels} {count}", self.name);
+        let mut metric = Metric::from_label(Labels::new(labels).0);
+        metric.set_histogram(histogram.sample());
+        self.family.mut_metric().push(metric);
     }
 
-    /// The text.
+    /// The text; nothing of a family without samples.
     pub fn into_text(self) -> String {
-        self.text
+        // It refuses families without samples, and nothing else of what is made here.
+        TextEncoder::new().encode_to_string(&[self.family]).unwrap_or_default()
     }
 }
 
@@ -98,27 +114,21 @@ impl Histogram {
         self.counts[at] += 1;
         self.sum += value;
     }
-}
 
-/// Labels with their braces; nothing if there are none.
-pub fn render(labels: &[(&str, &str)]) -> String {
-    let mut text = String::new();
-    for (at, (name, value)) in labels.iter().enumerate() {
-        let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        let _ = write!(text, "{}{name}=\"{value}\"", if at == 0 { '{' } else { ',' });
+    fn sample(&self) -> proto::Histogram {
+        let (mut sample, mut buckets, mut count) = (proto::Histogram::default(), Vec::new(), 0);
+        for (bound, counted) in self.bounds.iter().zip(&self.counts) {
+            count += counted;
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound);
+            bucket.set_cumulative_count(count);
+            buckets.push(bucket);
+        }
+        sample.set_bucket(buckets);
+        sample.set_sample_count(self.counts.iter().sum());
+        sample.set_sample_sum(self.sum);
+        sample
     }
-    if !text.is_empty() {
-        text.push('}');
-    }
-    text
-}
-
-/// A number as the format has it.
-fn number(value: f64) -> String {
-    if value.is_infinite() {
-        return if value > 0.0 { "+Inf".into() } else { "-Inf".into() };
-    }
-    value.to_string()
 }
 
 #[cfg(test)]
@@ -140,9 +150,10 @@ mod tests {
     fn a_family_has_help_type_and_samples() {
         let mut family = Family::new("beeline_x", Kind::Gauge, "Of two\nlines.");
         family.sample(&[], 1.5);
-        family.sample(&[("a", "q\"\\\n"), ("b", "")], f64::INFINITY);
+        family.sample(&[("a", "q\"\\\n"), ("b", "")], 2.0);
         let want = "# HELP beeline_x Of two\\nlines.\n# TYPE beeline_x gauge\nbeeline_x 1.5\n\
-                    beeline_x{a=\"q\\\"\\\\\\n\",b=\"\"} +Inf\n";
+                    beeline_x{a=\"q\\\"\\\\\\n\",b=\"\"} 2\n";
         assert_eq!(family.into_text(), want);
+        assert_eq!(Family::new("beeline_y", Kind::Counter, "None.").into_text(), "");
     }
 }

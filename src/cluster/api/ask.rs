@@ -1,11 +1,12 @@
-//! One request to the API server.
+//! Requests to the API server.
 
 use std::time::Duration;
 
 use anyhow::anyhow;
 use http_body_util::{BodyExt, Limited};
 use hyper::Request;
-use hyper::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, RETRY_AFTER, USER_AGENT};
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use hyper::http::request::Builder;
 use kube::client::Body;
 use tokio::time::timeout;
 
@@ -20,14 +21,24 @@ const REFUSAL: usize = 64 << 10;
 
 /// Asks, and returns the body once the server has said yes.
 pub(super) async fn ask(door: &Door, uri: &str, patience: Duration) -> Result<Answer, Failure> {
+    send(door, Request::get(uri), Body::empty(), patience).await
+}
+
+/// Posts an object, given as JSON.
+pub(super) async fn post(door: &Door, uri: &str, object: &str, patience: Duration) -> Result<(), Failure> {
+    let request = Request::post(uri).header(CONTENT_TYPE, "application/json");
+    send(door, request, object.as_bytes().to_vec().into(), patience).await.map(drop)
+}
+
+async fn send(door: &Door, request: Builder, body: Body, patience: Duration) -> Result<Answer, Failure> {
     let agent = concat!("beeline/", env!("CARGO_PKG_VERSION"));
     let authorization = door.authorization().map_err(|error| Failure::Lost(format!("{error:#}")))?;
-    let mut request = Request::get(uri)
+    let mut request = request
         .header(ACCEPT, "application/json")
         .header(ACCEPT_ENCODING, "identity")
         .header(USER_AGENT, agent)
-        .body(Body::empty())
-        .map_err(|error| Failure::Lost(format!("{uri} cannot be asked for: {error}")))?;
+        .body(body)
+        .map_err(|error| Failure::Lost(format!("it cannot be asked for: {error}")))?;
     if let Some(authorization) = authorization {
         request.headers_mut().insert(AUTHORIZATION, authorization);
     }

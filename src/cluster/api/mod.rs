@@ -22,6 +22,7 @@ mod ask;
 mod failure;
 mod known;
 mod pace;
+mod post;
 mod resource;
 mod split;
 mod store;
@@ -41,6 +42,7 @@ use self::store::{Said, Store};
 use self::watch::Watcher;
 use super::client::Door;
 use super::convert::Problem;
+use super::events::Recorder;
 use super::manifest::{FileProblem, Severity};
 use super::object::{Key, Kind};
 use crate::model::event::Event;
@@ -57,6 +59,7 @@ const LESSER: [Kind; 2] = [Kind::Node, Kind::ServiceCidr];
 /// The API server, followed.
 #[derive(Debug)]
 pub struct ApiSource {
+    door: Arc<Door>,
     place: Arc<str>,
     node: Arc<str>,
     pace: Pace,
@@ -85,6 +88,7 @@ impl ApiSource {
         }
         ApiSource {
             place: door.place(),
+            door,
             node: node.into(),
             pace,
             inbox,
@@ -115,6 +119,11 @@ impl ApiSource {
         pieces.into_iter().flatten().for_each(|said| self.hear(said, &mut events));
         self.sync(&mut events);
         events
+    }
+
+    /// Has the server keep events, which this host reports. To be called on a runtime.
+    pub fn recorder(&self, host: &str) -> Recorder {
+        Recorder::new(post::sink(self.door.clone(), host))
     }
 
     /// Whether all that is needed has been listed.

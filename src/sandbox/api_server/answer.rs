@@ -11,8 +11,8 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use hyper::{Request, Response};
-use serde_json::json;
+use hyper::{Method, Request, Response};
+use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{Instant, timeout_at};
 
@@ -72,6 +72,9 @@ pub(super) async fn answer(
     shared: Arc<Shared>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    if request.method() == Method::POST {
+        return Ok(keep(&shared, request).await);
+    }
     let uri = request.uri().to_string();
     let bearer = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let judged = judge(&mut shared.state(), &uri, bearer);
@@ -105,6 +108,21 @@ pub(super) async fn answer(
     let mut response = Response::new(BodyExt::boxed(StreamBody::new(pieces)));
     response.headers_mut().insert(CONTENT_TYPE, "application/json".parse().expect("a header"));
     Ok(response)
+}
+
+/// Keeps an Event that is posted. Nothing else is.
+async fn keep(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
+    let (path, body) = (request.uri().path().to_owned(), request.into_body().collect().await);
+    let event = body.ok().and_then(|body| serde_json::from_slice::<Value>(&body.to_bytes()).ok());
+    let Some(event) = event.filter(|event| {
+        let namespace = event["metadata"]["namespace"].as_str().unwrap_or_default();
+        path == format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events")
+    }) else {
+        return *refuse(400, None, refusal(400, "BadRequest", "it is no Event of that namespace"));
+    };
+    let text = event.to_string();
+    shared.state().events.push(event);
+    *refuse(201, None, text)
 }
 
 /// Whether the request may be answered, and the trick that is played on it.

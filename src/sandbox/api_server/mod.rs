@@ -47,6 +47,7 @@ struct State {
     manners: Manners,
     tricks: Vec<(Option<Kind>, Trick)>,
     requests: Vec<String>,
+    events: Vec<Value>,
 }
 
 impl Shared {
@@ -173,6 +174,11 @@ impl ApiServer {
     /// How many tricks still wait.
     pub fn tricks_left(&self) -> usize {
         self.shared.state().tricks.len()
+    }
+
+    /// Events that were posted until now, in order.
+    pub fn events(&self) -> Vec<Value> {
+        self.shared.state().events.clone()
     }
 
     /// Paths and queries asked for until now, in order.

@@ -66,7 +66,7 @@ fn of_size(bench: &mut Bench, case: &str, size: u32, backends: u32) -> Result<()
 }
 
 /// CLOCK_MONOTONIC, which all processes share.
-fn now_ns() -> Result<u64> {
+pub(crate) fn now_ns() -> Result<u64> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("read the clock")?;
     Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }

@@ -7,6 +7,7 @@
 // The figures are the output of this program.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
 
+mod api;
 mod change;
 mod load;
 mod manifests;
@@ -72,6 +73,7 @@ fn main() -> Result<ExitCode> {
     change::measure(&mut bench)?;
     load::measure(&mut bench)?;
     weight::measure(&mut bench)?;
+    api::measure(&mut bench)?;
     let node = bench.sandbox.add_node("show")?;
     let pod = node.add_pod("show")?;
     let netns = beeline::host::netns::Netns::open(pod.netns())?;

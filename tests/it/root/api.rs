@@ -66,6 +66,17 @@ fn an_agent_serves_from_an_api_server_and_goes_on_without_it() -> Result<()> {
     assert_eq!((reply(10)?.as_deref(), reply(20)?.as_deref()), (Some("web"), Some("web")));
     assert_eq!(pending(&node), "");
 
+    until("the start is an event, as kube-proxy's is", || {
+        // MET-10, recorded/events.list-kube-proxy
+        let events = server.events();
+        let start = events.iter().find(|event| event["reason"] == "Starting");
+        Ok(start.is_some_and(|start| {
+            start["regarding"] == json!({"kind": "Node", "name": node.name(), "apiVersion": "v1"})
+                && start["reportingController"] == "kube-proxy"
+                && start["type"] == "Normal"
+        }))
+    })?;
+
     server.stop();
     until("status says so", || Ok(pending(&node).contains("the API server cannot be reached")))?;
     assert_eq!((reply(10)?.as_deref(), reply(20)?.as_deref()), (Some("web"), Some("web")));

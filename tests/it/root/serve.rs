@@ -93,7 +93,8 @@ fn metrics_show_the_tables_the_programs_and_what_was_dialled() {
     assert_eq!(metric("beeline_tables_readable"), Some(1.0));
     assert_eq!(metric(r#"beeline_map_entries{map="bl_services"}"#), Some(1.0));
     assert_eq!(metric(r#"beeline_programs_attached{program="bl_connect4"}"#), Some(1.0));
-    for map in status(&rig)["maps"].as_array().unwrap() {
+    let maps = status(&rig)["maps"].as_array().unwrap().clone();
+    for map in maps.iter().filter(|map| map["name"] != "bl_flows_near") {
         let label = |name: &str| format!("{name}{{map={}}}", map["name"]);
         assert_eq!(metric(&label("beeline_map_max_entries")), map["max"].as_f64());
         if !map["name"].as_str().unwrap().starts_with("bl_flows") {
