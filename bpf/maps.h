@@ -122,9 +122,8 @@ struct {
  * bl_flows_near: socket cookie modulo BL_NEAR -> what the socket dialled and got.
  * Cookies are handed out one after another (sock_gen_cookie(), per CPU), so that the
  * rows of new sockets lie side by side: no allocation, no bucket, no page that is not
- * in use already, which makes a short connection half as dear as a hash does. Writer:
- * BPF. Readers: BPF (getpeername, recvmsg, sendmsg), CLI. A row lives until
- * sock_release. A socket whose row is taken has one in bl_flows.
+ * in use already. Writer: BPF. Readers: BPF (getpeername, recvmsg, sendmsg), CLI. A row
+ * lives until sock_release. A socket whose row is taken has one in bl_flows.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

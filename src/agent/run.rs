@@ -236,7 +236,7 @@ impl Agent {
         if is_changed && due > self.now() {
             self.sync_at = Some(due);
             self.report.source(self.source.problems());
-        } else if self.sync_at.is_none() || !is_changed {
+        } else {
             self.sync(ready)?;
         }
         if is_large {

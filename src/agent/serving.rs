@@ -18,23 +18,17 @@ pub(super) fn serving(config: &Config, host: &HostFacts) -> Options {
         hard_fail: config.bind_hard_fail,
         bpf_root: config.bpf_root.clone(),
         node: config.node_name.clone(),
-        node_port_networks: networks(&file.mode, file.node_port_addresses.as_deref(), host),
-        mode: mode(&file.mode).to_owned(),
+        node_port_networks: networks(file.node_port_addresses.as_deref(), host),
+        mode: file.mode.clone(),
         configz: Some(configz(file)),
     }
 }
 
-/// The mode tools are told. An empty one is iptables, as on Linux.
-fn mode(mode: &str) -> &str {
-    if mode.is_empty() { "iptables" } else { mode }
-}
-
-/// Where health check node ports listen (HC-2): `nodePortAddresses`, else as the mode has it (DEC-3). None:
-/// on all addresses.
-fn networks(mode: &str, addresses: Option<&[String]>, host: &HostFacts) -> Vec<IpNet> {
+/// Where health check node ports listen (HC-2): `nodePortAddresses`, in which the mode's default has been set
+/// (DEC-3). None: on all addresses.
+fn networks(addresses: Option<&[String]>, host: &HostFacts) -> Vec<IpNet> {
     let addresses = addresses.unwrap_or_default();
-    let is_primary = addresses.iter().any(|text| text == "primary");
-    if is_primary || (addresses.is_empty() && mode == "nftables") {
+    if addresses.iter().any(|text| text == "primary") {
         let first = |family| host.addresses.iter().find(|ip| Family::of(**ip) == family);
         return Family::ALL.into_iter().filter_map(first).map(|ip| IpNet::from(*ip)).collect();
     }
@@ -53,20 +47,22 @@ pub(super) fn changes(events: &[Event]) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::kube_proxy::effective;
 
     #[test]
     fn health_check_node_ports_listen_where_node_ports_do() {
         // HC-2, DEC-3
         let addresses = ["10.0.0.1", "10.0.0.2", "fd00::1"].map(|ip| ip.parse().unwrap()).to_vec();
         let host = HostFacts { addresses, ..HostFacts::default() };
-        let at = |mode: &str, given: Option<&[&str]>| {
-            let given: Option<Vec<String>> =
-                given.map(|given| given.iter().map(|text| (*text).to_owned()).collect());
-            networks(mode, given.as_deref(), &host).iter().map(ToString::to_string).collect::<Vec<_>>()
+        let at = |file: &str| {
+            let file =
+                format!("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n{file}");
+            let addresses = effective(Some(&file), &[]).unwrap().config.node_port_addresses;
+            networks(addresses.as_deref(), &host).iter().map(ToString::to_string).collect::<Vec<_>>()
         };
-        assert_eq!(at("nftables", None), ["10.0.0.1/32", "fd00::1/128"]);
-        assert_eq!(at("iptables", Some(&["primary"])), ["10.0.0.1/32", "fd00::1/128"]);
-        assert_eq!(at("", None), [""; 0]);
-        assert_eq!(at("nftables", Some(&["10.0.0.0/8"])), ["10.0.0.0/8"]);
+        assert_eq!(at("mode: nftables"), ["10.0.0.1/32", "fd00::1/128"]);
+        assert_eq!(at("mode: iptables\nnodePortAddresses: [primary]"), ["10.0.0.1/32", "fd00::1/128"]);
+        assert_eq!(at(""), [""; 0]);
+        assert_eq!(at("mode: nftables\nnodePortAddresses: [10.0.0.0/8]"), ["10.0.0.0/8"]);
     }
 }
