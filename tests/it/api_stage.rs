@@ -1,166 +1,49 @@
-//! An agent's head without its hands: the API source and the reconciler on tables in memory, before a
-//! scripted API server.
+//! The scripted API server as the tests of the source use it, and what the real one was heard to say.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use beeline::agent::reconcile::{Identity, Reconciler};
-use beeline::cluster::api::{ApiSource, Pace};
-use beeline::cluster::client::{Door, Roots};
-use beeline::cluster::manifest::{FileProblem, ManifestStore};
 use beeline::config::Cluster;
-use beeline::inspect::dump::canonical;
-use beeline::model::event::Event;
-use beeline::model::node::HostFacts;
-use beeline::plan::book::Book;
-use beeline::plan::mem::MemTables;
-use beeline::plan::table::{Limits, NetnsClass};
-use beeline::plan::world::World;
-use beeline::sandbox::api_server::{ApiServer, Kind};
-use serde_json::{Value, json};
-use tokio::runtime::Runtime;
-use tokio::time::timeout;
+use beeline::sandbox::api_server::{ApiServer, Kind, StreamingLists};
+use serde_json::Value;
 
-/// The node all tests are on: that of the recorded files.
-pub(crate) const NODE: &str = "kc-n1";
+use super::stage::{Server, population};
+pub(crate) use super::stage::{Stage, dump_of, service, slice};
 
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-const LIMITS: Limits =
-    Limits { frontends: 1 << 15, services: 1 << 14, slots: 1 << 17, backends: 1 << 16, names: 1 << 15 };
-
-/// A source with what is made of it.
-pub(crate) struct Stage {
-    pub source: ApiSource,
-    pub agent: Reconciler<MemTables>,
-    /// What the source said, in words, in order.
-    pub heard: Vec<String>,
-    runtime: Runtime,
-    began: Instant,
-}
-
-impl Stage {
-    /// Follows a server, hurriedly.
-    pub fn new(server: &ApiServer) -> Stage {
-        Stage::with(&Cluster { apiserver: Some(server.url()), ..Cluster::default() }, Pace::hurried())
+impl Server for ApiServer {
+    fn way(&self) -> Cluster {
+        Cluster { apiserver: Some(self.url()), ..Cluster::default() }
     }
 
-    /// Follows what a configuration leads to.
-    pub fn with(cluster: &Cluster, pace: Pace) -> Stage {
-        let roots = Roots { account: "/nonexistent".into(), neighbours: Vec::new(), service: None };
-        Stage::of(cluster, &roots, pace)
+    fn put(&self, object: Value) {
+        ApiServer::put(self, object).expect("an object");
     }
 
-    pub fn of(cluster: &Cluster, roots: &Roots, pace: Pace) -> Stage {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let source = {
-            let _inside = runtime.enter();
-            let door = Door::open(cluster, roots).expect("a way").renewing_after(Duration::from_millis(100));
-            ApiSource::open(door, NODE, pace, 7)
-        };
-        Stage { source, agent: agent(), heard: Vec::new(), runtime, began: Instant::now() }
+    fn delete(&self, kind: Kind, namespace: &str, name: &str) {
+        assert!(ApiServer::delete(self, kind, namespace, name), "there is no {kind:?} {namespace}/{name}");
     }
 
-    /// Takes in what comes next; false if nothing came in that time.
-    pub fn pump(&mut self, patience: Duration) -> bool {
-        let next = async { timeout(patience, self.source.next()).await };
-        let Ok(events) = self.runtime.block_on(next) else { return false };
-        self.heard.extend(events.iter().map(word));
-        self.agent.step(events, self.began.elapsed());
-        true
+    fn objects(&self) -> Vec<Value> {
+        Kind::ALL.into_iter().flat_map(|kind| ApiServer::objects(self, kind)).collect()
     }
 
-    /// Takes in until something holds.
-    pub fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Stage) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !holds(self) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "{what}: not in {PATIENCE:?}; problems {:?}", self.problems());
-            self.pump(left.min(Duration::from_millis(50)));
-        }
+    fn stop(&mut self) {
+        ApiServer::stop(self);
     }
 
-    /// Waits until the dump equals that of a fresh start over the server's objects, and then a little
-    /// whether it stays so.
-    pub fn until_equal(&mut self, server: &ApiServer) {
-        let wanted = fresh_dump(server);
-        let deadline = Instant::now() + PATIENCE;
-        while self.dump() != wanted {
-            if Instant::now() > deadline {
-                pretty_difference(&self.dump(), &wanted);
-                panic!("the dumps differ after {PATIENCE:?}; problems {:?}", self.problems());
-            }
-            self.pump(Duration::from_millis(50));
-        }
-        self.pump(Duration::from_millis(30));
-        assert_eq!(self.dump(), wanted, "it does not stay so");
+    fn restart(&mut self) {
+        ApiServer::restart(self).expect("the address is free");
     }
 
-    pub fn dump(&mut self) -> String {
-        let now = self.began.elapsed();
-        self.agent.maintain(now);
-        canonical(&self.agent.tables().rows())
+    fn compact(&mut self) {
+        ApiServer::compact(self);
     }
 
-    pub fn problems(&self) -> Vec<FileProblem> {
-        self.source.problems()
+    fn stream_lists(&mut self, streams: bool) {
+        self.behave(|manners| {
+            manners.streaming_lists =
+                if streams { StreamingLists::Serve } else { StreamingLists::Refuse(422) };
+        });
     }
-
-    /// Whether a problem says something.
-    pub fn complains(&self, of: &str) -> bool {
-        self.problems().iter().any(|problem| problem.to_string().contains(of))
-    }
-}
-
-fn agent() -> Reconciler<MemTables> {
-    let mut world = World::new();
-    world.apply(Event::Host(Box::new(HostFacts { node_name: NODE.into(), ..HostFacts::default() })));
-    let identity = Identity { netns: vec![(7, NetnsClass::Host)], ..Identity::default() };
-    Reconciler::new(world, Book::new(LIMITS), MemTables::new(LIMITS), identity)
-}
-
-/// The dump that a fresh start makes of a server's objects, read as manifests: another way into the
-/// same tables.
-pub(crate) fn fresh_dump(server: &ApiServer) -> String {
-    let objects: Vec<Value> = Kind::ALL.into_iter().flat_map(|kind| server.objects(kind)).collect();
-    dump_of(&objects)
-}
-
-/// The same of objects.
-pub(crate) fn dump_of(objects: &[Value]) -> String {
-    let text = json!({"kind": "List", "apiVersion": "v1", "items": objects}).to_string();
-    let mut events = ManifestStore::new().update("objects.json", &text).events;
-    events.push(Event::Synced);
-    let mut agent = agent();
-    let step = agent.step(events, Duration::ZERO);
-    assert!(step.is_first && step.failed.is_empty(), "{:?}", step.failed.first());
-    canonical(&agent.tables().rows())
-}
-
-/// An event in a word or two.
-fn word(event: &Event) -> String {
-    match event {
-        Event::Service(service) => format!("Service {}", service.name),
-        Event::ServiceGone(name) => format!("-Service {name}"),
-        Event::Slice(slice) => format!("Slice {}", slice.name),
-        Event::SliceGone(name) => format!("-Slice {name}"),
-        Event::Node(node) => format!("Node {}", node.name),
-        Event::NodeGone(name) => format!("-Node {name}"),
-        Event::ServiceCidr(name, _) => format!("ServiceCIDR {name}"),
-        Event::ServiceCidrGone(name) => format!("-ServiceCIDR {name}"),
-        Event::Host(_) => "Host".into(),
-        Event::Synced => "Synced".into(),
-    }
-}
-
-fn pretty_difference(got: &str, wanted: &str) {
-    let missing = |text: &str, in_other: &str| {
-        let other: Vec<_> = in_other.lines().collect();
-        text.lines().filter(|line| !other.contains(line)).take(20).map(str::to_owned).collect::<Vec<_>>()
-    };
-    println!("only got: {:#?}", missing(got, wanted));
-    println!("only wanted: {:#?}", missing(wanted, got));
 }
 
 /// A recorded body.
@@ -183,46 +66,9 @@ pub(crate) fn recorded_objects(name: &str) -> Vec<Value> {
     list["items"].as_array().expect("items").iter().map(said).collect()
 }
 
-/// A Service; its ClusterIP is made from `n`.
-pub(crate) fn service(n: u32, port: u16) -> Value {
-    json!({
-        "kind": "Service", "metadata": {"namespace": "ns", "name": format!("s{n}"), "labels": {"app": "x"},
-            "managedFields": [{"manager": "m", "fieldsV1": {"f:spec": {}}}]},
-        "spec": {"clusterIP": format!("10.{}.{}.{}", 96 + n / 62_500, n / 250 % 250, 1 + n % 250),
-            "ports": [{"name": "http", "port": port, "protocol": "TCP", "targetPort": 8080}]}
-    })
-}
-
-/// A slice of it with that many endpoints, the first of them here.
-pub(crate) fn slice(n: u32, endpoints: u32) -> Value {
-    let endpoint = |at: u32| {
-        json!({"addresses": [format!("10.{}.{}.{}", 128 + n / 62_500, n / 250 % 250, 1 + (n + at) % 250)],
-            "nodeName": if at == 0 { NODE.to_owned() } else { format!("node-{at}") },
-            "zone": format!("zone-{}", at % 3), "conditions": {"ready": true, "serving": true, "terminating": false},
-            "targetRef": {"kind": "Pod", "namespace": "ns", "name": format!("s{n}-{at}"), "uid": "0f5c"}})
-    };
-    json!({
-        "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {"namespace": "ns", "name": format!("s{n}-1"),
-            "labels": {"kubernetes.io/service-name": format!("s{n}")},
-            "managedFields": [{"manager": "m", "fieldsV1": {"f:endpoints": {}}}]},
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-        "endpoints": (0..endpoints).map(endpoint).collect::<Vec<_>>()
-    })
-}
-
 /// A server with this node, its ServiceCIDR, and so many Services with three endpoints.
 pub(crate) fn server(services: u32) -> ApiServer {
     let server = ApiServer::start().expect("a server");
-    let node = json!({"kind": "Node", "metadata": {"name": NODE, "labels": {"topology.kubernetes.io/zone": "zone-0"}}});
-    let other = json!({"kind": "Node", "metadata": {"name": "node-1"}});
-    let cidr = json!({"kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/12"]}});
-    for object in [node, other, cidr] {
-        server.put(object).expect("an object");
-    }
-    for n in 0..services {
-        server.put(service(n, 80)).expect("a Service");
-        server.put(slice(n, 3)).expect("a slice");
-    }
+    server.put_all(population(services));
     server
 }

@@ -1,97 +1,15 @@
 //! Ways to an API server over TLS: kubeconfigs of all forms, the account of a pod, and what goes wrong.
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use beeline::cluster::api::Pace;
 use beeline::cluster::client::{Door, Roots};
 use beeline::config::Cluster;
 use beeline::sandbox::api_server::ApiServer;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
+use super::api_front::{Authority, tls};
 use super::api_stage::{Stage, server};
-
-/// An authority and what it signed, as files.
-struct Authority {
-    dir: tempfile::TempDir,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Authority {
-        let dir = tempfile::tempdir().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        std::fs::write(dir.path().join("ca.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
-        Authority { issuer: Issuer::new(params, key), dir }
-    }
-
-    fn path(&self, file: &str) -> PathBuf {
-        self.dir.path().join(file)
-    }
-
-    fn write(&self, file: &str, text: &str) -> String {
-        std::fs::write(self.path(file), text).unwrap();
-        self.path(file).to_string_lossy().into_owned()
-    }
-
-    /// Signs a certificate for names; NAME.crt and NAME.key.
-    fn sign(&self, file: &str, names: &[&str]) {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
-        self.write(&format!("{file}.crt"), &certificate.pem());
-        self.write(&format!("{file}.key"), &key.serialize_pem());
-    }
-}
-
-/// TLS before a server, on a thread of its own that ends with the test's process.
-fn tls(authority: &Authority, to: &ApiServer, wants_certificate: bool) -> SocketAddr {
-    let load = |file: &str| CertificateDer::from_pem_file(authority.path(file)).unwrap();
-    let key = PrivateKeyDer::from_pem_file(authority.path("server.key")).unwrap();
-    let builder = ServerConfig::builder();
-    let builder = if wants_certificate {
-        let mut roots = RootCertStore::empty();
-        roots.add(load("ca.crt")).unwrap();
-        builder.with_client_cert_verifier(WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap())
-    } else {
-        builder.with_no_client_auth()
-    };
-    let config = builder.with_single_cert(vec![load("server.crt")], key).unwrap();
-    let to: SocketAddr = to.url().trim_start_matches("http://").parse().unwrap();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let at = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async move {
-            let (listener, acceptor) =
-                (TcpListener::from_std(listener).unwrap(), TlsAcceptor::from(Arc::new(config)));
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let acceptor = acceptor.clone();
-                tokio::spawn(async move {
-                    let (Ok(mut outer), Ok(mut inner)) =
-                        (acceptor.accept(stream).await, TcpStream::connect(to).await)
-                    else {
-                        return;
-                    };
-                    let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
-                });
-            }
-        });
-    });
-    at
-}
 
 /// A kubeconfig with these fields of cluster and user.
 fn kubeconfig(authority: &Authority, cluster: &Value, user: &Value) -> Cluster {
@@ -119,7 +37,7 @@ fn tokens_in_text_and_in_files_are_sent() {
     let authority = Authority::new();
     authority.sign("server", &["127.0.0.1"]);
     let url = format!("https://{}", tls(&authority, &server, false));
-    let data = base64(&std::fs::read(authority.path("ca.crt")).unwrap());
+    let data = authority.data("ca.crt");
     let in_text = json!({"server": url, "certificate-authority-data": data});
     follows(&kubeconfig(&authority, &in_text, &json!({"token": "secret"})), &server);
     authority.write("token", "secret");
@@ -152,7 +70,7 @@ fn a_client_certificate_is_shown() {
     let reached = json!({"server": format!("https://{at}"), "certificate-authority": "ca.crt"});
     let user = json!({"client-certificate": "client.crt", "client-key": "client.key"});
     follows(&kubeconfig(&authority, &reached, &user), &server);
-    let read = |file: &str| base64(&std::fs::read(authority.path(file)).unwrap());
+    let read = |file: &str| authority.data(file);
     let user = json!({"client-certificate-data": read("client.crt"), "client-key-data": read("client.key")});
     follows(&kubeconfig(&authority, &reached, &user), &server);
     let mut stage = Stage::with(&kubeconfig(&authority, &reached, &json!({})), Pace::hurried());
@@ -246,18 +164,4 @@ fn error(cluster: &Cluster) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _inside = runtime.enter();
     format!("{:#}", Door::open(cluster, &roots).unwrap_err())
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let word =
-            chunk.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        for at in 0..4 {
-            let digit = char::from(DIGITS[(word >> (18 - 6 * at)) as usize & 63]);
-            text.push(if at <= chunk.len() { digit } else { '=' });
-        }
-    }
-    text
 }

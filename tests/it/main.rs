@@ -8,6 +8,7 @@
 )]
 
 mod api;
+mod api_front;
 mod api_random;
 mod api_recorded;
 mod api_stage;
@@ -19,6 +20,8 @@ mod book_failures;
 mod book_grace;
 mod book_ids;
 mod book_model;
+#[path = "../api/cases.rs"]
+mod cases;
 mod config;
 mod house;
 mod http;
@@ -31,5 +34,7 @@ mod simulation;
 mod simulation_events;
 mod simulation_reader;
 mod simulation_world;
+#[path = "../api/stage.rs"]
+mod stage;
 mod workload;
 mod yaml;

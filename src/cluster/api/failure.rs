@@ -47,6 +47,16 @@ impl Failure {
         matches!(self, Failure::Refused { code: 404, .. })
     }
 
+    /// The server does not accept us, or not what we ask for.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Failure::Refused { code: 401 | 403, .. })
+    }
+
+    /// There was no answer.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Failure::Lost(_))
+    }
+
     /// The credentials may have been replaced by now, or the authority behind the server's.
     pub fn calls_for_credentials(&self) -> bool {
         matches!(self, Failure::Refused { code: 401, .. } | Failure::Lost(_))
@@ -55,14 +65,13 @@ impl Failure {
     /// How long to wait until the next attempt.
     pub fn pause(&self, pace: &Pace, backoff: &mut Backoff) -> Duration {
         match self {
-            Failure::Refused { code: 401 | 403, .. } => {
-                backoff.pause(pace.denied, pace.longest.max(pace.denied) * 2)
-            }
+            _ if self.is_denied() => backoff.pause(pace.first, pace.longest * 2),
             Failure::Refused { retry_after: Some(asked), .. } => {
                 let own = backoff.pause(pace.first, pace.longest);
                 let asked = backoff.dice().once_to_twice((*asked).min(LONGEST_ASKED));
                 own.max(asked)
             }
+            _ if self.is_lost() => backoff.pause(pace.first, pace.unreachable),
             _ => backoff.pause(pace.first, pace.longest),
         }
     }
@@ -157,6 +166,21 @@ mod tests {
         assert!(pause >= Duration::from_secs(7) && pause <= Duration::from_secs(14), "{pause:?}");
         let absurd = Failure::of_answer(StatusCode::SERVICE_UNAVAILABLE, Some("9999999999"), b"");
         assert!(absurd.pause(&Pace::default(), &mut Backoff::new(1)) <= 2 * LONGEST_ASKED);
+    }
+
+    #[test]
+    fn a_server_that_comes_back_is_found_within_seconds() {
+        // SYNC-13
+        let (pace, mut lost, mut refused) = (Pace::default(), Backoff::new(1), Backoff::new(1));
+        let busy = Failure::of_answer(StatusCode::INTERNAL_SERVER_ERROR, None, b"");
+        let pauses: Vec<_> =
+            (0..20).map(|_| Failure::Lost("refused".into()).pause(&pace, &mut lost)).collect();
+        assert!(pauses.iter().all(|pause| *pause <= pace.unreachable), "{pauses:?}");
+        let longest = (0..20).map(|_| busy.pause(&pace, &mut refused)).max().unwrap();
+        assert!(
+            longest > pace.unreachable && longest <= pace.longest,
+            "one that answers gets its rest: {longest:?}"
+        );
     }
 
     #[test]

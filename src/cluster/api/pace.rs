@@ -8,10 +8,11 @@ use std::time::Duration;
 pub struct Pace {
     /// The first pause after a failure; it doubles with each that follows.
     pub first: Duration,
-    /// The longest pause.
+    /// The longest pause; after 401 and 403, which somebody has to mend, it is twice as long.
     pub longest: Duration,
-    /// The first pause after 401 and 403, which somebody has to mend.
-    pub denied: Duration,
+    /// The longest pause where there was no answer. It is shorter: a refused connection is no load, and as
+    /// soon as a server is back its nodes want to know what they missed.
+    pub unreachable: Duration,
     /// How often a kind that is not served is asked for.
     pub absent: Duration,
     /// The longest that an answer, or the next piece of a list, may take.
@@ -31,7 +32,7 @@ impl Default for Pace {
         Pace {
             first: Duration::from_millis(250),
             longest: Duration::from_secs(30),
-            denied: Duration::from_secs(5),
+            unreachable: Duration::from_secs(5),
             absent: Duration::from_secs(600),
             answer: Duration::from_secs(30),
             silence: Duration::from_secs(5),
@@ -50,7 +51,7 @@ impl Pace {
         Pace {
             first: Duration::from_millis(5),
             longest: Duration::from_millis(100),
-            denied: fast(pace.denied),
+            unreachable: fast(pace.unreachable),
             absent: fast(pace.absent),
             answer: fast(pace.answer),
             silence: fast(pace.silence),

@@ -34,7 +34,11 @@ pub(super) struct Watcher {
     door: Arc<Door>,
     store: Store,
     pace: Pace,
+    /// After answers that are no use.
     backoff: Backoff,
+    /// After no answer. Apart from the other, so that a server that comes back after long is not made to
+    /// wait for, when it starts with an answer like 403 or 410 (SYNC-13).
+    lost: Backoff,
     outbox: Sender<Vec<Said>>,
     /// Where the watch is to go on; none: all is to be listed.
     version: Option<String>,
@@ -97,6 +101,7 @@ impl Watcher {
             store,
             pace,
             backoff: Backoff::new(seed),
+            lost: Backoff::new(!seed),
             outbox,
             version: None,
             streams_lists: true,
@@ -276,6 +281,7 @@ impl Watcher {
             return ended.and(Err(Failure::Broken("it ended before the list was complete".into())));
         }
         if progress.is_heard || lasted >= self.pace.stable {
+            self.lost.reset();
             self.backoff.reset();
         }
         if !progress.is_heard && lasted >= asked / 2 {
@@ -314,13 +320,22 @@ impl Watcher {
         if failure.calls_for_credentials() {
             self.door.renew();
         }
-        let is_no_news = failure.is_expired() || matches!(failure, Failure::Broken(_));
+        // A server that just started denies everything, until it has read who may what.
+        let is_no_news = failure.is_expired()
+            || matches!(failure, Failure::Broken(_))
+            || (failure.is_denied() && self.is_listed);
         if !is_no_news || in_a_row >= RESUMES {
             self.trouble = Some(matches!(failure, Failure::Garbage(_)));
             let message = failure.message(&self.resource, verb);
             self.say(vec![Said::Trouble(self.resource.kind, Some(message))]).await;
         }
-        sleep(failure.pause(&self.pace, &mut self.backoff)).await;
+        let pause = if failure.is_lost() {
+            failure.pause(&self.pace, &mut self.lost)
+        } else {
+            self.lost.reset();
+            failure.pause(&self.pace, &mut self.backoff)
+        };
+        sleep(pause).await;
     }
 
     /// The server has no such kind: there are no such objects, until it is asked again.

@@ -34,6 +34,7 @@ pub struct Machine<'a> {
     dir: tempfile::TempDir,
     image: Image,
     paths: BTreeMap<String, PathBuf>,
+    account: Option<PathBuf>,
 }
 
 impl<'a> Machine<'a> {
@@ -58,7 +59,7 @@ impl<'a> Machine<'a> {
             ("/lib/modules", dir.path().join("modules")),
         ];
         let paths = paths.into_iter().map(|(path, place)| (path.to_owned(), place)).collect();
-        Ok(Machine { node, dir, image, paths })
+        Ok(Machine { node, dir, image, paths, account: None })
     }
 
     /// What containers see as `/manifests`.
@@ -69,6 +70,11 @@ impl<'a> Machine<'a> {
     /// Where a path of the machine leads.
     pub fn path(&self, of_machine: &str) -> &Path {
         &self.paths[of_machine]
+    }
+
+    /// Gives the pods an account: a folder with `token` and `ca.crt`.
+    pub fn set_account(&mut self, folder: &Path) {
+        self.account = Some(folder.to_owned());
     }
 
     /// Starts a container of a workload with these arguments besides its own. `change` may alter what the manifest
@@ -97,6 +103,7 @@ impl<'a> Machine<'a> {
             paths: &self.paths,
             bundle: &bundle,
             manifests: &self.manifests(),
+            account: self.account.as_deref(),
         };
         fs::write(bundle.join("config.json"), serde_json::to_vec_pretty(&spec.config()?)?)?;
         Container::run(self, id, &bundle)

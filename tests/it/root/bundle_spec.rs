@@ -15,6 +15,9 @@ use crate::workload::Workload;
 /// CAP_SYS_ADMIN alone, so it is the strictest there is for us.
 const SECCOMP: &str = "/usr/share/containers/seccomp.json";
 
+/// Where kubelet shows a pod its account.
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
 /// What containerd hides, and what it makes read-only, of a container that is not privileged.
 const MASKED: [&str; 10] = [
     "/proc/acpi",
@@ -48,6 +51,8 @@ pub struct Spec<'a> {
     pub bundle: &'a Path,
     /// Mounted at `/manifests`, besides what the manifest says.
     pub manifests: &'a Path,
+    /// The account of the pod: `token` and `ca.crt`.
+    pub account: Option<&'a Path>,
 }
 
 impl Spec<'_> {
@@ -115,8 +120,10 @@ impl Spec<'_> {
         for wanted in self.container.volume_mounts.iter().flatten() {
             mounts.push(self.volume_mount(wanted)?);
         }
-        let manifests = ["bind", "ro"];
-        mounts.push(json!({"destination": "/manifests", "source": self.manifests, "options": manifests}));
+        let own = [("/manifests", Some(self.manifests)), (ACCOUNT, self.account)];
+        for (at, source) in own.into_iter().filter_map(|(at, source)| Some((at, source?))) {
+            mounts.push(json!({"destination": at, "source": source, "options": ["bind", "ro"]}));
+        }
         Ok(mounts)
     }
 

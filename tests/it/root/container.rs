@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use beeline::sandbox::cluster::Sandbox;
 use beeline::sandbox::pod::Pod;
 use beeline::sandbox::proto::{Dial, Serve};
@@ -34,9 +34,14 @@ fn manifests() -> [String; 1] {
 }
 
 /// A workload of the manifests whose agents leave alone what of conntrack is the whole machine's.
-fn modest(mut workload: Workload) -> Workload {
+pub(super) fn modest(mut workload: Workload) -> Workload {
     for text in workload.config_maps.values_mut().filter_map(|map| map.get_mut("config.conf")) {
-        text.push_str("\nconntrack: {maxPerCore: 0, min: 0}\n");
+        // kubeadm writes every field.
+        let (unset, none) = ("maxPerCore: null\n  min: null", "maxPerCore: 0\n  min: 0");
+        match text.contains(unset) {
+            true => *text = text.replace(unset, none),
+            false => text.push_str("\nconntrack: {maxPerCore: 0, min: 0}\n"),
+        }
     }
     workload
 }
@@ -48,9 +53,19 @@ fn start(machine: &Machine, workload: &Workload, name: &str) -> Result<Container
 }
 
 /// Who answers at [`SERVICE`].
-fn dial(client: &Pod) -> Result<Option<String>> {
+pub(super) fn dial(client: &Pod) -> Result<Option<String>> {
     let to: SocketAddr = SERVICE.parse()?;
     Ok(client.call(Dial { timeout_ms: 500, ..Dial::tcp(to) })?.reply)
+}
+
+/// Waits until something holds.
+pub(super) fn until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !holds()? {
+        ensure!(Instant::now() < end, "{what}: not in ten seconds");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 /// What lies in a folder.
@@ -121,10 +136,7 @@ fn kubeadms_own_container_serves_as_long_as_it_runs() -> Result<()> {
     let mut agent = start(&machine, &modest(Workload::of(KUBEADM)?), "kube-proxy")?;
     assert_eq!(dial(&client)?.as_deref(), Some("web"));
     assert_eq!(agent.stop()?.code(), Some(0), "{}", agent.log()?);
-    let end = Instant::now() + Duration::from_secs(10);
-    while dial(&client)?.is_some() {
-        assert!(Instant::now() < end, "its tables outlive it");
-    }
+    until("its tables go with it", || Ok(dial(&client)?.is_none()))?;
     assert_eq!(names(node.bpf_root())?, [""; 0]);
     Ok(())
 }

@@ -6,6 +6,7 @@ mod bundle;
 mod bundle_spec;
 mod config;
 mod container;
+mod container_api;
 mod datapath;
 mod datapath_life;
 mod datapath_rig;
