@@ -29,7 +29,11 @@ pub(crate) struct Lab {
     pub server: RealServer,
     pub assets: Assets,
     pub node: Arc<Node>,
+    /// A second one, without an agent.
+    pub other: Arc<Node>,
     pub client: Pod,
+    /// On the other node.
+    pub far_client: Pod,
     /// web-1 and web-2 on the node, web-3 on the other.
     pub web: Vec<Pod>,
     _sandbox: Sandbox,
@@ -50,17 +54,19 @@ impl Lab {
             pod.call(Serve::udp(5353))?;
         }
         let client = node.add_pod_at("client", 100)?;
+        let far_client = other.add_pod_at("far-client", 101)?;
         let IpAddr::V4(address) = node.ip4() else { bail!("{} is no IPv4 address", node.ip4()) };
         let place = (node.netns().as_fd().try_clone_to_owned()?, address.octets());
         let server = RealServer::start(assets, Some(place))?;
-        Ok(Lab { server, assets: assets.clone(), node, client, web, _sandbox: sandbox })
+        Ok(Lab { server, assets: assets.clone(), node, other, client, far_client, web, _sandbox: sandbox })
     }
 
     /// An agent with the rights of kube-proxy, in a cluster without Services of tests.
     pub fn agent(&mut self) -> Result<Agent> {
         self.server.ready()?;
-        for node in ["n1", "n2"] {
-            self.server.put(json!({"kind": "Node", "metadata": {"name": node}}));
+        for node in [&self.node, &self.other] {
+            self.server.put(json!({"kind": "Node", "metadata": {"name": node.name()}}));
+            self.server.set_addresses(node.name(), &[node.ip4(), node.ip6()])?;
         }
         let way = self.server.way().kubeconfig.context("the way is a kubeconfig")?;
         self.agent_with(&way)

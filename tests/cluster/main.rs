@@ -12,6 +12,7 @@
 )]
 
 mod assets;
+mod beside;
 #[path = "../api/cases.rs"]
 mod cases;
 mod credentials;

@@ -1,7 +1,7 @@
 //! The real API server: an etcd, and two kube-apiservers before it, as a cluster of high availability
 //! has them. Agents follow one of them, which may be stopped; the test changes objects through the other.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -146,6 +146,18 @@ impl RealServer {
     /// Makes or replaces an object.
     pub fn apply(&self, object: Value) -> Result<()> {
         self.block_on(apply(&self.client, object))
+    }
+
+    /// Gives a Node its addresses, as its kubelet does.
+    pub fn set_addresses(&self, node: &str, addresses: &[IpAddr]) -> Result<()> {
+        let addresses: Vec<Value> =
+            addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
+        let status = json!({"apiVersion": "v1", "kind": "Node", "status": {"addresses": addresses}});
+        let (api, how) = (api(&self.client, &resource("v1", "Node"), ""), PatchParams::default());
+        self.block_on(async {
+            api.patch_status(node, &how, &Patch::Merge(&status)).await?;
+            Ok(())
+        })
     }
 
     /// The objects of a kind, in all namespaces.

@@ -8,6 +8,7 @@ use beeline::sandbox::load::LoadSpec;
 use beeline::sandbox::proto::{StartLoad, StopLoad};
 use serde_json::json;
 
+use crate::beside::kube_proxy_and_beeline_answer_alike;
 use crate::lab::{Lab, served, until};
 use crate::stage::Server;
 
@@ -25,6 +26,7 @@ pub(crate) const CASES: &[Case] = &[
         &["kubectl"],
         the_installed_account_has_the_rights_it_needs,
     ),
+    ("kube_proxy_and_beeline_answer_alike", &["kube-proxy"], kube_proxy_and_beeline_answer_alike),
 ];
 
 /// Where the example's Services are.
