@@ -30,6 +30,7 @@ const GROUPS: [(&str, &[&str]); 2] = [
             "bl_prefixes",
             "bl_netns",
             "bl_agent",
+            "bl_sieve",
         ],
     ),
     ("flow", &["bl_flows_near", "bl_flows", "bl_flows_more", "bl_affinity_in"]),

@@ -82,6 +82,28 @@ static __always_inline __u64 bl_frontend_lookup(const struct bl_frontend_key *ke
 	return 0;
 }
 
+/* The bit of an address in bl_sieve. Bits of neighbouring prefixes differ. */
+static __always_inline __u32 bl_sieve_bit(const struct bl_addr *addr)
+{
+	__u32 prefix;
+
+	if (bl_addr_is_v4(addr))
+		prefix = bpf_ntohl(addr->w[3]) >> 16;
+	else
+		prefix = (bpf_ntohl(addr->w[0]) * 0x85ebca6b) ^ bpf_ntohl(addr->w[1]);
+	return prefix * 0x9e3779b1 >> 23;
+}
+
+/* False if no frontend has this address; true is only likely. */
+static __always_inline bool bl_may_be_frontend(const struct bl_addr *addr)
+{
+	__u32 zero = 0, bit = bl_sieve_bit(addr);
+	const struct bl_sieve *sieve;
+
+	sieve = bpf_map_lookup_elem(&bl_sieve, &zero);
+	return !sieve || BL_LOAD(sieve->word[bit / 64 % BL_SIEVE_WORDS]) >> (bit % 64) & 1;
+}
+
 /* Which set a flow takes (POL-1 to POL-6, POL-10). */
 static __always_inline __u8 bl_which_set(const struct bl_verdict *v, const struct bl_addr *dialled,
 					 enum bl_client client)

@@ -110,6 +110,19 @@ struct {
 	__type(value, __u32);
 } bl_netns __weak SEC(".maps");
 
+/*
+ * bl_sieve: 0 -> the prefixes that frontends lie in. An address it lets fall through is
+ * no frontend's, which spares connections to anything else the looks into bl_frontends.
+ * Writer: agent, a bit before the frontend that needs it. Readers: BPF, CLI. Bits are
+ * only added; a start drops those nobody needs any more.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bl_sieve);
+} bl_sieve __weak SEC(".maps");
+
 /* bl_agent: 0 -> who wrote the tables, and settings. Writer: agent. Reader: CLI. Lives for ever. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -173,8 +173,9 @@ static __always_inline int bl_connect(struct bpf_sock_addr *ctx, const bool v6)
 {
 	struct bl_frontend_key key = {};
 	struct bl_verdict v = {};
-	__u64 cookie, frontend, netns = 0;
+	__u64 cookie, frontend = 0, netns = 0;
 	struct bl_peer peer;
+	bool likely;
 
 	if (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP)
 		return BL_ALLOW;
@@ -182,13 +183,15 @@ static __always_inline int bl_connect(struct bpf_sock_addr *ctx, const bool v6)
 	key.addr = peer.addr;
 	key.port = peer.port;
 	key.proto = ctx->protocol;
-	frontend = bl_frontend_lookup(&key);
+	likely = bl_may_be_frontend(&key.addr);
+	if (likely)
+		frontend = bl_frontend_lookup(&key);
 	if (frontend)
 		netns = bpf_get_netns_cookie(ctx);
 	if (bl_decide_socket(frontend, &key.addr, netns, &v)) {
 		if (v.action == BL_FORWARD && bl_connect_forward(ctx, v6, &key, &v, netns))
 			return BL_ALLOW;
-	} else if (key.proto == IPPROTO_TCP) {
+	} else if (likely && key.proto == IPPROTO_TCP) {
 		/* A UDP socket is left alone either way (DEC-1): no second look for it. */
 		bl_decide_undefined(&key.addr, &v);
 		if (v.action == BL_REJECT && bl_client_of(bpf_get_netns_cookie(ctx)) == BL_CLIENT_PACKET_ONLY)
@@ -259,7 +262,7 @@ static __always_inline int bl_sendmsg(struct bpf_sock_addr *ctx, const bool v6)
 	__u64 frontend, cookie, former = 0;
 	bool fresh;
 
-	if (ctx->protocol != IPPROTO_UDP)
+	if (ctx->protocol != IPPROTO_UDP || !bl_may_be_frontend(&key.addr))
 		return BL_ALLOW;
 	frontend = bl_frontend_lookup(&key);
 	if (!frontend)

@@ -212,6 +212,16 @@ struct bl_agent {
 	char zone[64];
 };
 
+/*
+ * The row of bl_sieve: a bit for each prefix some frontend lies in, /16 of IPv4 and /64
+ * of IPv6, by hash (bl_sieve_bit()). One cache line.
+ */
+#define BL_SIEVE_WORDS 8
+struct bl_sieve {
+	__u64 word[BL_SIEVE_WORDS];
+};
+_Static_assert(sizeof(struct bl_sieve) == 64, "bl_sieve");
+
 enum bl_flow_kind {
 	BL_FLOW_NONE = 0,      /* nothing; the row only holds the place of those in bl_flows_more */
 	BL_FLOW_CONNECTED = 1, /* connect(): dialled and backend hold while connected */

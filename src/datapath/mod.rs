@@ -113,6 +113,7 @@ impl Datapath {
             }
         };
         let tables = PinnedTables::new(&maps, options.quiesce)?;
+        tables.shake_sieve().context("fill bl_sieve from bl_frontends")?;
         Ok(Datapath {
             tree,
             lock,

@@ -13,7 +13,7 @@ use plain::Plain;
 
 pub(crate) use super::skel::types::{
     bl_addr, bl_agent, bl_aid, bl_backend, bl_endpoint, bl_flow, bl_frontend_key, bl_more_key, bl_name,
-    bl_name_key, bl_near, bl_prefix_key, bl_service, bl_slot, bl_stats, bl_target,
+    bl_name_key, bl_near, bl_prefix_key, bl_service, bl_sieve, bl_slot, bl_stats, bl_target,
 };
 use crate::model::addr::{Family, Protocol};
 use crate::model::names::{ObjectName, ServicePortName};
@@ -45,6 +45,7 @@ wire! {
     bl_name = 280 { rules @ 0, proto @ 16, family @ 17, spare @ 18, text @ 24 }
     bl_prefix_key = 28 { prefixlen @ 0, class @ 4, service @ 8, addr @ 12 }
     bl_agent = 576 { flags @ 0, version @ 8, source_kind @ 40, source @ 56, node @ 256, zone @ 512 }
+    bl_sieve = 64 { word @ 0 }
     bl_flow = 64 {
         choice @ 0, dialled @ 8, backend @ 24, dialled_port @ 40, backend_port @ 42, proto @ 44, kind @ 45, more @ 46,
         service @ 48, netns @ 56,
@@ -105,6 +106,27 @@ pub(crate) fn addr(addr: IpAddr) -> bl_addr {
         *word = u32::from_ne_bytes(*chunk);
     }
     bl_addr { w }
+}
+
+/// The bit of an address in the row of `bl_sieve`: `bl_sieve_bit()` of `bpf/lb.h`.
+fn sieve_bit(addr: &bl_addr) -> usize {
+    let prefix = match read_addr(addr) {
+        IpAddr::V4(v4) => v4.to_bits() >> 16,
+        IpAddr::V6(_) => u32::from_be(addr.w[0]).wrapping_mul(0x85eb_ca6b) ^ u32::from_be(addr.w[1]),
+    };
+    (prefix.wrapping_mul(0x9e37_79b1) >> 23) as usize
+}
+
+/// Whether the sieve holds the frontend.
+pub(crate) fn sieve_holds(sieve: &bl_sieve, key: &bl_frontend_key) -> bool {
+    let bit = sieve_bit(&key.addr);
+    sieve.word[bit / 64] >> (bit % 64) & 1 == 1
+}
+
+/// Has the sieve hold the frontend.
+pub(crate) fn sieve_add(sieve: &mut bl_sieve, key: &bl_frontend_key) {
+    let bit = sieve_bit(&key.addr);
+    sieve.word[bit / 64] |= 1 << (bit % 64);
 }
 
 /// The canonical address of a row.

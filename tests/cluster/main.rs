@@ -54,7 +54,7 @@ fn trials(server: &Shared<RealServer>, lab: &Shared<Lab>) -> Vec<Trial> {
     let mut trials = Vec::new();
     let assets = Assets::find();
     if let Err(why) = &assets {
-        println!("skipped: {why}; docs/troubleshooting.md says where the programs come from");
+        println!("skipped: {why}; docs/architecture.md says where the programs come from");
     }
     macro_rules! before_the_real_server {
         ($($case:ident,)*) => {

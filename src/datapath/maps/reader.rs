@@ -10,6 +10,7 @@ use libbpf_rs::{MapCore, MapHandle};
 use plain::Plain;
 
 use super::scan::{scan_array, scan_hash, scan_keys};
+use super::writer::{SIEVE, read_sieve};
 use crate::datapath::load::GROUPS;
 use crate::datapath::pins::{Side, Tree};
 use crate::datapath::{sys, wire};
@@ -154,8 +155,11 @@ impl Reader {
     }
 
     fn hash_rows(&self, rows: &mut Rows) -> io::Result<()> {
+        let sieve = read_sieve(self.map(SIEVE));
         scan_hash(self.map(Map::Frontends.name()), |key, value| {
-            let Some(raw) = wire::read::<wire::bl_frontend_key>(key) else { return };
+            // What BPF does not find is not there.
+            let held = wire::read::<wire::bl_frontend_key>(key).filter(|raw| wire::sieve_holds(&sieve, raw));
+            let Some(raw) = held else { return };
             let Some(value) = wire::read::<u64>(value).and_then(|value| wire::read_frontend(&raw, value))
             else {
                 return;
@@ -205,6 +209,9 @@ impl Reader {
 impl Lookup for Reader {
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
         let key = wire::frontend_key(key);
+        if !wire::sieve_holds(&read_sieve(self.map(SIEVE)), &key) {
+            return None;
+        }
         wire::read_frontend(&key, self.row::<u64>(Map::Frontends.name(), wire::bytes(&key))?)
     }
 

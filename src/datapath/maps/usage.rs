@@ -41,7 +41,7 @@ impl Reader {
                 "bl_services" => arrays.services,
                 "bl_slots" => arrays.slots,
                 "bl_backends" | "bl_endpoints" => arrays.endpoints,
-                "bl_agent" => 1,
+                "bl_agent" | "bl_sieve" => 1,
                 "bl_flows_near" => self.near_flows()?,
                 name => self.count(name)?,
             };

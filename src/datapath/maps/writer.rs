@@ -9,8 +9,12 @@ use libbpf_rs::{MapCore, MapHandle};
 
 use super::array::Array;
 use super::grace::Grace;
+use super::scan::scan_keys;
 use crate::datapath::{sys, wire};
 use crate::plan::table::{BackendId, BackendRow, Limits, Map, Op, TableError, Tables};
+
+/// The map of [`wire::bl_sieve`].
+pub(super) const SIEVE: &str = "bl_sieve";
 
 /// How many 64 KiB windows stay mapped per large array.
 const WINDOWS: usize = 4;
@@ -30,6 +34,7 @@ pub struct PinnedTables {
     prefixes: MapHandle,
     netns: MapHandle,
     agent: MapHandle,
+    sieve: MapHandle,
     /// `None` where a test switched waiting off.
     grace: Option<Grace>,
 }
@@ -37,13 +42,12 @@ pub struct PinnedTables {
 impl PinnedTables {
     /// The tables in `maps`. Without `quiesce` no grace period is ever waited for: tests only.
     pub(crate) fn new(maps: &[(&'static str, MapHandle)], quiesce: bool) -> Result<PinnedTables> {
-        let take = |map: Map| {
-            let (_, handle) = maps
-                .iter()
-                .find(|(name, _)| *name == map.name())
-                .with_context(|| format!("no map {}", map.name()))?;
-            MapHandle::try_from(handle).with_context(|| format!("keep {}", map.name()))
+        let named = |wanted: &str| {
+            let found = maps.iter().find(|(name, _)| *name == wanted);
+            let (_, handle) = found.with_context(|| format!("no map {wanted}"))?;
+            MapHandle::try_from(handle).with_context(|| format!("keep {wanted}"))
         };
+        let take = |map: Map| named(map.name());
         let grace = if quiesce {
             Some(Grace::new().context("create the map-in-map that proves grace periods")?)
         } else {
@@ -59,8 +63,37 @@ impl PinnedTables {
             prefixes: take(Map::Prefixes)?,
             netns: take(Map::Netns)?,
             agent: take(Map::Agent)?,
+            sieve: named(SIEVE)?,
             grace,
         })
+    }
+
+    /// Has the sieve hold the frontends that are there, and no others: at a start. Tables that grow share
+    /// their sieve with those they replace.
+    pub(crate) fn shake_sieve(&self) -> io::Result<()> {
+        let mut sieve = wire::bl_sieve::default();
+        scan_keys(&self.frontends, |key| {
+            if let Some(key) = wire::read(key) {
+                wire::sieve_add(&mut sieve, &key);
+            }
+        })?;
+        sys::update(self.sieve.as_fd(), &[0; 4], wire::bytes(&sieve))
+    }
+
+    /// Has the sieve hold these frontends, before they are put. What it holds is read, not remembered:
+    /// so a repair repairs it as well.
+    fn sieve<'a>(&self, elements: impl Iterator<Item = &'a Element>) -> Result<(), TableError> {
+        let mut sieve = read_sieve(&self.sieve);
+        let before = sieve;
+        let frontends = elements.filter(|element| element.map == Map::Frontends);
+        frontends
+            .filter_map(|element| wire::read(&element.key))
+            .for_each(|key| wire::sieve_add(&mut sieve, &key));
+        if sieve.word == before.word {
+            return Ok(());
+        }
+        let done = sys::update(self.sieve.as_fd(), &[0; 4], wire::bytes(&sieve));
+        done.map_err(|e| refused(Map::Frontends, &self.frontends, "have bl_sieve hold it", &e))
     }
 
     fn hash(&self, map: Map) -> &MapHandle {
@@ -79,6 +112,9 @@ impl PinnedTables {
 
     fn put(&self, element: &Element) -> Result<(), TableError> {
         let map = self.hash(element.map);
+        if element.map == Map::Frontends {
+            self.sieve(std::iter::once(element))?;
+        }
         sys::update(map.as_fd(), &element.key, &element.value)
             .map_err(|e| refused(element.map, map, "put a row", &e))
     }
@@ -136,7 +172,11 @@ impl PinnedTables {
             let map = self.hash(batch[0].1.map);
             let keys: Vec<u8> = batch.iter().flat_map(|(_, e)| e.key.iter().copied()).collect();
             let values: Vec<u8> = batch.iter().flat_map(|(_, e)| e.value.iter().copied()).collect();
-            if batch.len() > 1 && sys::update_batch(map.as_fd(), &keys, &values, batch.len() as u32).is_ok() {
+            let is_held = self.sieve(batch.iter().map(|(_, element)| element)).is_ok();
+            if is_held
+                && batch.len() > 1
+                && sys::update_batch(map.as_fd(), &keys, &values, batch.len() as u32).is_ok()
+            {
                 continue;
             }
             failed.extend(batch.iter().filter_map(|(at, e)| self.put(e).err().map(|error| (*at, error))));
@@ -274,6 +314,13 @@ impl Tables for PinnedTables {
             names: self.names.max_entries(),
         }
     }
+}
+
+/// What the sieve holds.
+pub(super) fn read_sieve(map: &MapHandle) -> wire::bl_sieve {
+    let mut value = [0; size_of::<wire::bl_sieve>()];
+    let found = sys::lookup(map.as_fd(), &[0; 4], &mut value).unwrap_or(false);
+    found.then(|| wire::read(&value)).flatten().unwrap_or_default()
 }
 
 /// A grace period that the kernel did not wait for.

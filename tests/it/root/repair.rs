@@ -80,4 +80,14 @@ fn an_agent_looks_after_its_data_path_and_says_what_it_repaired() {
     until_within("status counts it", Duration::from_secs(5), || {
         read_state(&rig.bpf_root()).is_some_and(|state| state.repaired == 2)
     });
+
+    // An empty sieve hides every frontend from BPF. A link that is missing has all of it looked at.
+    let pin = tree.dir(load::group_of("bl_sieve").unwrap(), Side::Place).join("bl_sieve");
+    let pin = pin.display().to_string();
+    let mut update = vec!["map", "update", "pinned", &pin, "key", "0", "0", "0", "0", "value"];
+    update.extend([&"0"; 64]);
+    bpftool(&update);
+    assert_ne!(dump(&rig), left);
+    fs::remove_file(tree.links().join("bl_connect6")).unwrap();
+    until_within("it holds them again", Duration::from_secs(30), || dump(&rig) == left);
 }

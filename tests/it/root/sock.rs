@@ -3,7 +3,7 @@
 //! the cgroup that the programs are attached to.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,6 +13,8 @@ use beeline::datapath::Datapath;
 use beeline::model::addr::Protocol;
 use beeline::plan::table::*;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use super::datapath_rig::{Rig, cgroup2};
 
@@ -278,6 +280,50 @@ fn more_sockets_than_have_a_place_near_show_what_they_dialled() {
         while world.rows() > 0 {
             assert!(Instant::now() < late, "{} rows outlive their socket", world.rows());
             std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+}
+
+/// A frontend of ServicePort 1 at a random IPv4 address, or of ServicePort 2 at a random IPv6 one.
+fn random_frontend(dice: &mut impl Rng) -> (SocketAddr, Op) {
+    let v6 = dice.random();
+    let ip = if v6 {
+        Ipv6Addr::from(dice.random::<u128>()).into()
+    } else {
+        Ipv4Addr::from(dice.random::<u32>()).into()
+    };
+    let service = Some(ServiceId(if v6 { 2 } else { 1 }));
+    let frontend = Frontend { service, kind: FrontendKind::ClusterIp };
+    (SocketAddr::new(ip, 53), Op::FrontendPut(port_key(ip, 53, Protocol::Udp), frontend))
+}
+
+#[test]
+fn frontends_are_found_in_whatever_prefix_they_lie() {
+    // bl_sieve, whose bits are made by the agent and asked for by BPF
+    alone("frontends_are_found_in_whatever_prefix_they_lie", |world| {
+        let seed = rand::random();
+        println!("seed {seed}");
+        let mut dice = StdRng::seed_from_u64(seed);
+        world.udp_service(1, &servers(1));
+        world.udp_service(2, &["[::1]:9".parse().unwrap()]);
+        // One by one and many at once; few enough that most bits of the sieve stay off.
+        for chunk in [1, 1, 1, 40, 60] {
+            let (dialled, ops): (Vec<_>, Vec<_>) = (0..chunk).map(|_| random_frontend(&mut dice)).unzip();
+            world.apply(&ops);
+            for to in dialled {
+                let before = world.rows();
+                let socket = UdpSocket::bind(if to.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" }).unwrap();
+                socket.connect(to).unwrap();
+                assert_eq!((world.rows(), socket.peer_addr().unwrap()), (before + 1, to));
+            }
+        }
+        // What is no frontend is none, held by the sieve or not.
+        for _ in 0..100 {
+            let (to, _) = random_frontend(&mut dice);
+            let socket = UdpSocket::bind("[::]:0").unwrap();
+            if socket.connect(to).is_ok() {
+                assert_eq!(world.rows(), 0, "{to}");
+            }
         }
     });
 }
