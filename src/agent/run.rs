@@ -128,8 +128,9 @@ impl Agent {
         let recorder = Arc::new(source.recorder(&config.node_name));
         tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, "starting");
         recorder.record(events::Event::starting(&config.node_name));
+        let options = serving(config, &host, &source);
         Ok(Agent {
-            servers: Servers::start(serving(config, &host), board.clone(), recorder.clone())?,
+            servers: Servers::start(options, board.clone(), recorder.clone())?,
             source,
             config_file,
             may_lack_node: matches!(config.source, config::Source::Manifests(_)),

@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 
+use super::source::Source;
 use crate::config::Config;
 use crate::config::kube_proxy::configz;
 use crate::model::addr::{Family, parse_cidr};
@@ -10,7 +11,7 @@ use crate::model::node::HostFacts;
 use crate::serve::Options;
 
 /// What is served over HTTP.
-pub(super) fn serving(config: &Config, host: &HostFacts) -> Options {
+pub(super) fn serving(config: &Config, host: &HostFacts, source: &Source) -> Options {
     let file = &config.kube_proxy;
     Options {
         metrics: config.metrics,
@@ -21,6 +22,7 @@ pub(super) fn serving(config: &Config, host: &HostFacts) -> Options {
         node_port_networks: networks(file.node_port_addresses.as_deref(), host),
         mode: file.mode.clone(),
         configz: Some(configz(file)),
+        tally: source.tally(),
     }
 }
 
