@@ -290,6 +290,7 @@ impl Agent {
         }
         self.wake = outcome.wake;
         let effects = std::mem::take(&mut outcome.effects);
+        self.report.effects(&effects);
         self.board.follow(sync, self.reconciler.is_behind(), effects);
         self.report.step(&outcome, self.source.problems(), &self.reconciler);
     }
