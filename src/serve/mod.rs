@@ -42,7 +42,8 @@ pub struct Options {
     pub bpf_root: PathBuf,
     /// The node's name.
     pub node: Arc<str>,
-    /// `nodePortAddresses`: where health check node ports listen; everywhere, if there are none (HC-2).
+    /// Where health check node ports listen until [`Board::listen_in`] says otherwise; everywhere, if there are
+    /// none (HC-2).
     pub node_port_networks: Vec<IpNet>,
     /// The body of `/proxyMode`.
     pub mode: String,
@@ -124,5 +125,6 @@ fn spawn(options: Options, board: Arc<Board>, recorder: Arc<Recorder>, fail: &mp
     serve(health, "health", "--healthz-bind-address", site, |node, note| {
         Event::server_failed(node, false, note)
     });
-    tokio::spawn(node_ports::follow(Ports { board, recorder, node, networks: node_port_networks }));
+    board.listen_in(node_port_networks);
+    tokio::spawn(node_ports::follow(Ports { board, recorder, node }));
 }

@@ -370,6 +370,23 @@ fn requests_to_the_api_server_are_counted_under_client_gos_names() {
 }
 
 #[test]
+fn health_check_node_ports_move_to_where_the_node_is() {
+    // HC-2, SYNC-17
+    let served = Served::ready(|_| ());
+    let at = free_address();
+    served.follow(effect(at.port(), [Some(2), None]));
+    until("the listener", || TcpStream::connect(at).is_ok());
+    let six = SocketAddr::new("::1".parse().unwrap(), at.port());
+    served.follow(effect(at.port(), [Some(2), Some(1)]));
+    until("the other family", || TcpStream::connect(six).is_ok());
+    served.board.listen_in(vec!["::1/128".parse().unwrap()]);
+    until("it is closed where the node is not", || TcpStream::connect(at).is_err());
+    until("the other family stays", || TcpStream::connect(six).is_ok());
+    served.board.listen_in(vec!["127.0.0.1/32".parse().unwrap()]);
+    until("it is back", || TcpStream::connect(at).is_ok() && TcpStream::connect(six).is_err());
+}
+
+#[test]
 fn what_happens_shows_in_the_metrics_of_kube_proxy() {
     // MET-1, MET-2, MET-3, MET-4, MET-7
     let served = Served::ready(|_| ());
