@@ -238,6 +238,34 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&runs).unwrap().lines().count(), 3);
     }
 
+    #[tokio::test]
+    async fn who_waited_while_a_plugin_failed_does_not_run_it_again_at_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let runs = temp.path().join("runs");
+        let plugin = plugin(&format!("echo run >>{}; sleep 0.1; exit 3", runs.display()), LIMIT);
+        let (first, second) = tokio::join!(plugin.credential(), plugin.credential());
+        let said = [first, second].map(|given| format!("{:#}", given.unwrap_err()));
+        assert_eq!(said[0], said[1]);
+        assert!(plugin.credential().await.is_err());
+        assert_eq!(std::fs::read_to_string(&runs).unwrap().lines().count(), 2, "once for both, once later");
+    }
+
+    #[test]
+    fn what_a_plugin_started_ends_with_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("pid");
+        error(&format!("sleep 77 & echo $! >{}; sleep 77", file.display()), Duration::from_millis(200));
+        let pid = std::fs::read_to_string(&file).unwrap();
+        // One that ended and that nobody has asked after yet has no command line.
+        let runs =
+            || std::fs::read(format!("/proc/{}/cmdline", pid.trim())).is_ok_and(|line| !line.is_empty());
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while runs() {
+            assert!(Instant::now() < deadline, "{pid} still runs");
+            thread::sleep(LOOK);
+        }
+    }
+
     #[test]
     fn a_plugin_that_hangs_is_ended_with_all_it_started() {
         let began = Instant::now();
@@ -263,10 +291,18 @@ mod tests {
             let said = error(script, LIMIT);
             assert!(said.contains(why), "{script}: {said}");
         }
-        let exec = json!({"command": "/nonexistent/plugin", "installHint": "install it"});
-        let plugin = Plugin::new(serde_json::from_value(exec).unwrap(), LIMIT);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let said = format!("{:#}", runtime.block_on(plugin.credential()).unwrap_err());
-        assert!(said.contains("cannot be started; install it"), "{said}");
+        for (exec, why) in [
+            (
+                json!({"command": "/nonexistent", "installHint": "install it"}),
+                "cannot be started; install it",
+            ),
+            (json!({"command": "true", "interactiveMode": "Always"}), "here is nobody to ask"),
+            (json!({}), "has no command"),
+        ] {
+            let plugin = Plugin::new(serde_json::from_value(exec).unwrap(), LIMIT);
+            let said = format!("{:#}", runtime.block_on(plugin.credential()).unwrap_err());
+            assert!(said.contains(why), "{said}");
+        }
     }
 }
