@@ -2,6 +2,7 @@
 
 pub mod conntrack;
 pub mod duration;
+pub mod family;
 pub mod flags;
 pub mod kube_proxy;
 pub mod tree;
@@ -188,7 +189,7 @@ impl Config {
             source,
             node_name,
             node_ips: flags.node_ips,
-            primary_ip: parse_ip(&kube_proxy.bind_address).filter(|ip| !ip.is_unspecified()),
+            primary_ip: primary_ip(&kube_proxy),
             zone: flags.zone.filter(|zone| !zone.is_empty()).map(Arc::from),
             cgroup_root: flags.cgroup_root,
             bpf_root: flags.bpf_root.unwrap_or_else(|| BPF_ROOT.into()),
@@ -207,11 +208,8 @@ impl Config {
 
     /// What the rules need to know of this node, given the addresses of its interfaces (DEC-6).
     pub fn host_facts(&self, interfaces: Vec<IpAddr>) -> HostFacts {
-        let mut addresses = if self.node_ips.is_empty() { interfaces } else { self.node_ips.clone() };
-        if let Some(primary) = self.primary_ip {
-            addresses.retain(|address| *address != primary);
-            addresses.insert(0, primary);
-        }
+        let addresses = if self.node_ips.is_empty() { interfaces } else { self.node_ips.clone() };
+        let addresses = with_primary(addresses, self.primary_ip);
         HostFacts {
             node_name: self.node_name.clone(),
             zone: self.zone.clone(),
@@ -228,6 +226,20 @@ impl Config {
             Detector::NodeCidr | Detector::Interface => Vec::new(),
         }
     }
+}
+
+/// `bindAddress`, which names the primary address of its family, unless it stands for any (CFG-2).
+pub fn primary_ip(config: &KubeProxyConfiguration) -> Option<IpAddr> {
+    parse_ip(&config.bind_address).filter(|ip| !ip.is_unspecified())
+}
+
+/// The addresses of a node, the primary one first (CFG-2).
+pub fn with_primary(mut addresses: Vec<IpAddr>, primary: Option<IpAddr>) -> Vec<IpAddr> {
+    if let Some(primary) = primary {
+        addresses.retain(|address| *address != primary);
+        addresses.insert(0, primary);
+    }
+    addresses
 }
 
 /// The one source that is named: flags first, then the file, then the account of this pod.

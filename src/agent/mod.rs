@@ -2,6 +2,7 @@
 
 mod care;
 mod config_file;
+mod families;
 mod pace;
 mod pod_cidrs;
 pub mod privilege;
@@ -12,3 +13,4 @@ mod serving;
 pub mod setup;
 mod source;
 pub mod state;
+mod this_node;

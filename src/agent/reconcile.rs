@@ -10,7 +10,7 @@ use crate::model::event::Event;
 use crate::model::names::{ObjectName, ServicePortName};
 use crate::plan::book::{Book, Changes, Settled, limits_for};
 use crate::plan::compile::{PortRows, compile, compile_node};
-use crate::plan::health::{Effect, Lacking, checks, lacking};
+use crate::plan::health::{Effect, Lacking, checks, lacking, lacks_check};
 use crate::plan::table::{Limits, Map, NetnsClass, Rows, Settings, TableError, Tables};
 use crate::plan::world::World;
 
@@ -221,6 +221,7 @@ impl<T: Tables> Reconciler<T> {
         let effect = self.effects.entry(service.clone()).or_default();
         let object = self.world.service(service);
         effect.checks = object.map_or([None; 2], |object| checks(object, &rows));
+        effect.lacks_check = object.is_some_and(lacks_check);
         effect.lacking = object.map_or_else(Lacking::default, |object| lacking(object, &rows));
         let names: Vec<_> = rows.iter().map(|(name, _)| name.clone()).collect();
         let mut changes: Vec<_> = rows.into_iter().map(|(name, rows)| (name, Some(rows))).collect();

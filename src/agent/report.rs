@@ -14,6 +14,8 @@ use crate::cluster::manifest::{FileProblem, Severity};
 use crate::config::Config;
 use crate::inspect::agent::AgentState;
 use crate::inspect::status::Pending;
+use crate::model::names::ObjectName;
+use crate::plan::health::Effect;
 use crate::plan::table::{FrontendKey, Limits, Tables};
 use crate::serve::board::Board;
 
@@ -26,6 +28,7 @@ pub struct Report {
     problems: BTreeSet<FileProblem>,
     pending: Vec<Pending>,
     conflicts: Vec<Pending>,
+    checks: LackingChecks,
     /// What of the data path could not be put back.
     broken: Vec<Pending>,
     repaired: u64,
@@ -51,6 +54,7 @@ impl Report {
             problems: BTreeSet::new(),
             pending: Vec::new(),
             conflicts: Vec::new(),
+            checks: LackingChecks::default(),
             broken: Vec::new(),
             repaired: 0,
             sysctls,
@@ -92,6 +96,17 @@ impl Report {
             tracing::error!("{} cannot be repaired: {}", one.what, one.error);
         }
         self.broken = broken;
+    }
+
+    /// Rows of these Services are in force.
+    pub fn effects(&mut self, effects: &[(ObjectName, Effect)]) {
+        for service in self.checks.see(effects) {
+            tracing::error!(
+                "Service {service} is of type LoadBalancer with externalTrafficPolicy Local and has no \
+                 spec.healthCheckNodePort, so nothing tells its balancer whether endpoints are here: set it, where no \
+                 API server allocates it (HC-1)"
+            );
+        }
     }
 
     /// The source has something to say while its changes wait to be written.
@@ -188,6 +203,25 @@ impl Report {
     }
 }
 
+/// Services that are to have a health check node port and have none, as far as that was said (HC-1).
+#[derive(Debug, Default)]
+struct LackingChecks(BTreeSet<ObjectName>);
+
+impl LackingChecks {
+    /// Those of them that are new.
+    fn see<'a>(&mut self, effects: &'a [(ObjectName, Effect)]) -> Vec<&'a ObjectName> {
+        let mut new = Vec::new();
+        for (service, effect) in effects {
+            if !effect.lacks_check {
+                self.0.remove(service);
+            } else if self.0.insert(service.clone()) {
+                new.push(service);
+            }
+        }
+        new
+    }
+}
+
 /// Says what is wrong, as loud as it is bad.
 fn say(problem: &FileProblem) {
     match problem.severity {
@@ -204,5 +238,22 @@ fn shown(key: &FrontendKey) -> String {
             format!("{}/{protocol}", std::net::SocketAddr::new(addr, port))
         }
         FrontendKey::Active { addr } => addr.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_health_check_node_port_that_is_missing_is_said_once_until_it_is_there() {
+        // HC-1
+        let name = |name: &str| ObjectName::new("ns", name);
+        let mut lacking = LackingChecks::default();
+        let mut see = |service: &str, lacks_check| {
+            lacking.see(&[(name(service), Effect { lacks_check, ..Effect::default() })]).len()
+        };
+        assert_eq!([see("a", true), see("a", true), see("b", true)], [1, 0, 1]);
+        assert_eq!([see("a", false), see("a", true), see("b", true)], [0, 1, 0]);
     }
 }

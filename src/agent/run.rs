@@ -13,21 +13,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::care::Care;
 use super::config_file::ConfigWatch;
 use super::pace::Pace;
-use super::pod_cidrs::PodCidrs;
 use super::privilege;
 use super::reconcile::{Identity, Outcome, Reconciler, size_for};
 use super::report::Report;
 use super::serving::{changes, serving};
 use super::setup;
 use super::source::Source;
+use super::this_node::ThisNode;
 use crate::cluster::events;
-use crate::config::kube_proxy::Detector;
 use crate::config::{self, Config};
 use crate::datapath::{Datapath, Options, SMALLEST, kernel};
 use crate::host::netlink::Netlink;
 use crate::host::{cgroup, memory};
 use crate::model::event::Event;
-use crate::model::node::HostFacts;
 use crate::plan::book::Book;
 use crate::plan::health::is_eligible;
 use crate::plan::table::{Limits, NetnsClass, Settings};
@@ -52,9 +50,20 @@ pub fn run(config: &Config, ready: impl FnOnce()) -> Result<()> {
     privilege::check()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("start the runtime")?.block_on(async {
-        let signals = Signals::new()?;
-        Agent::start(config).await?.serve(signals, ready).await
+        let mut signals = Signals::new()?;
+        // Until the first lists are there, too: nothing has been touched by then.
+        let agent = tokio::select! {
+            name = signals.next() => return stopping(name),
+            agent = Agent::start(config) => agent?,
+        };
+        agent.serve(signals, ready).await
     })
+}
+
+/// The good end.
+fn stopping(signal: &str) -> Result<()> {
+    tracing::info!("{signal}: stopping; the data path stays in place");
+    Ok(())
 }
 
 /// What ends an agent.
@@ -89,10 +98,7 @@ struct Agent {
     /// Dropped before the data path's lock: the state file is then not the next agent's yet.
     report: Report,
     reconciler: Reconciler<Datapath>,
-    /// What is known of this node besides its object.
-    host: HostFacts,
-    /// Those of this node, if they are the local detector.
-    pod_cidrs: Option<PodCidrs>,
+    node: ThisNode,
     pace: Pace,
     /// The zero of the planner's clock.
     epoch: Instant,
@@ -114,11 +120,10 @@ impl Agent {
         setup::oom_score(config);
         let config_file = ConfigWatch::open(config)?;
         let mut world = World::new();
-        let mut host = config.host_facts(interface_addresses()?);
-        let mut pod_cidrs = pod_cidrs(config);
+        let mut node = ThisNode::new(config, interface_addresses()?);
         let (source, mut events) = Source::open(config).await?;
-        detect(&mut pod_cidrs, &mut host, &mut events)?;
-        world.apply(Event::Host(Box::new(host.clone())));
+        node.see(&mut events)?;
+        world.apply(Event::Host(Box::new(node.host())));
         let board = Arc::new(Board::new(epoch));
         let (services, slices) = changes(&events);
         board.told().kube_proxy.changed(services, slices);
@@ -128,15 +133,15 @@ impl Agent {
         let recorder = Arc::new(source.recorder(&config.node_name));
         tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, "starting");
         recorder.record(events::Event::starting(&config.node_name));
+        let options = serving(config, node.listening(), &source);
         Ok(Agent {
-            servers: Servers::start(serving(config, &host), board.clone(), recorder.clone())?,
+            servers: Servers::start(options, board.clone(), recorder.clone())?,
             source,
             config_file,
             may_lack_node: matches!(config.source, config::Source::Manifests(_)),
             report: Report::new(config, setup::sysctls(config), board.clone(), recorder)?,
             reconciler,
-            host,
-            pod_cidrs,
+            node,
             board,
             pace: Pace::new(config.min_sync_period),
             epoch,
@@ -152,9 +157,9 @@ impl Agent {
         let mut ready = Some(ready);
         self.step(Vec::new(), &mut ready)?;
         loop {
-            let patience = self.pod_cidrs.as_ref().and_then(PodCidrs::due);
             let care = self.care.as_ref().map(Care::due);
-            let due = [self.wake, self.reread, self.sync_at, patience, care].into_iter().flatten().min();
+            let due =
+                [self.wake, self.reread, self.sync_at, self.node.due(), care].into_iter().flatten().min();
             let due = due.map(|due| tokio::time::Instant::from_std(self.epoch + due));
             let sleep = async {
                 match due {
@@ -163,12 +168,12 @@ impl Agent {
                 }
             };
             tokio::select! {
-                name = signals.next() => {
-                    tracing::info!("{name}: stopping; the data path stays in place");
-                    return Ok(());
-                }
+                name = signals.next() => return stopping(name),
                 changed = self.config_file.changed() => changed?,
-                error = self.servers.failed() => return Err(error.context("bindAddressHardFail is set")),
+                error = self.servers.failed() => {
+                    self.source.posted().await;
+                    return Err(error.context("bindAddressHardFail is set"));
+                }
                 seen = self.source.next() => self.follow(seen, &mut ready)?,
                 () = sleep => self.be_on_time(&mut ready)?,
             }
@@ -180,7 +185,8 @@ impl Agent {
     fn follow(&mut self, seen: Result<Vec<Event>>, ready: &mut Option<impl FnOnce()>) -> Result<()> {
         match seen {
             Ok(mut events) => {
-                detect(&mut self.pod_cidrs, &mut self.host, &mut events)?;
+                self.node.see(&mut events)?;
+                self.board.listen_in(self.node.listening().networks());
                 self.step(events, ready)
             }
             Err(error) => {
@@ -202,9 +208,7 @@ impl Agent {
             let seen = self.source.rescan();
             return self.follow(seen, ready);
         }
-        if let Some(pod_cidrs) = &self.pod_cidrs {
-            pod_cidrs.check(self.now())?;
-        }
+        self.node.check(self.now())?;
         if self.sync_at.is_some_and(|due| due <= self.now()) {
             return self.sync(ready);
         }
@@ -289,6 +293,7 @@ impl Agent {
         }
         self.wake = outcome.wake;
         let effects = std::mem::take(&mut outcome.effects);
+        self.report.effects(&effects);
         self.board.follow(sync, self.reconciler.is_behind(), effects);
         self.report.step(&outcome, self.source.problems(), &self.reconciler);
     }
@@ -305,22 +310,6 @@ impl Agent {
     fn now(&self) -> Duration {
         self.epoch.elapsed()
     }
-}
-
-/// The guard of this node's podCIDRs, if they are the local detector.
-fn pod_cidrs(config: &Config) -> Option<PodCidrs> {
-    (config.detector == Detector::NodeCidr).then(|| PodCidrs::new(config.node_name.clone()))
-}
-
-/// Makes podCIDRs that have come the local detector.
-fn detect(cidrs: &mut Option<PodCidrs>, host: &mut HostFacts, events: &mut Vec<Event>) -> Result<()> {
-    let Some(cidrs) = cidrs else { return Ok(()) };
-    if let Some(nets) = cidrs.see(events)? {
-        tracing::info!("podCIDRs of this node are the local detector: {nets:?}");
-        host.local_detector = nets;
-        events.insert(0, Event::Host(Box::new(host.clone())));
-    }
-    Ok(())
 }
 
 /// Opens the data path, and finds out what its tables hold.

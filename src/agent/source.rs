@@ -2,15 +2,16 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::cluster::api::{ApiSource, Pace};
-use crate::cluster::client::{Door, Roots};
+use crate::cluster::client::{Door, Roots, Tally};
 use crate::cluster::dir::DirSource;
 use crate::cluster::events::Recorder;
 use crate::cluster::manifest::FileProblem;
@@ -20,6 +21,9 @@ use crate::model::event::Event;
 /// So long an agent waits for an API server's first lists before it opens the data path: with them it
 /// makes the tables in the size they need. Without them it goes on all the same.
 const FIRST_LISTS: Duration = Duration::from_secs(5);
+
+/// So long an agent that ends by itself waits for its last event to be posted.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A source that is followed.
 #[derive(Debug)]
@@ -57,6 +61,21 @@ impl Source {
         match self {
             Source::Manifests(_) => Recorder::nobody(),
             Source::Cluster(api) => api.recorder(node),
+        }
+    }
+
+    /// Waits until the events so far have reached the API server, or a second has passed.
+    pub async fn posted(&self) {
+        if let Source::Cluster(api) = self {
+            let _ = timeout(FAREWELL, api.posted()).await;
+        }
+    }
+
+    /// Requests to the API server, if there is one.
+    pub fn tally(&self) -> Option<Arc<Tally>> {
+        match self {
+            Source::Manifests(_) => None,
+            Source::Cluster(api) => Some(api.tally()),
         }
     }
 

@@ -10,15 +10,20 @@
 //!
 //! Names are resolved without NSS, which a static binary must not use: see [`resolve`].
 //!
+//! A credential plugin (`exec` in a kubeconfig) is run when the first request is to be sent, and again when what
+//! it gave expires: see [`plugin`].
+//!
 //! Tokens in files are read for each request, since the kubelet replaces them; there are few requests.
 //! kube reads the authority of this pod's account again each minute. Everything else is read again when the server does not accept us: [`Door::renew`].
 
+mod plugin;
 mod resolve;
+mod tally;
 mod way;
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -26,8 +31,11 @@ use hyper::header::HeaderValue;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{ClientBuilder, ConfigExt};
+use kube::config::AuthInfo;
 use tower::{BoxError, ServiceBuilder};
 
+use self::plugin::Plugin;
+pub use self::tally::{Counts, Tally, Whole};
 pub use self::way::{Roots, Way};
 use crate::config::Cluster;
 
@@ -47,13 +55,18 @@ pub struct Door {
     roots: Roots,
     place: Arc<str>,
     renew_after: Duration,
+    tally: Arc<Tally>,
     open: Mutex<Open>,
 }
 
 /// What [`Door::renew`] replaces.
 struct Open {
     client: kube::Client,
+    /// The host and port of the server, for counters.
+    host: Arc<str>,
     token: Option<Token>,
+    plugin: Option<Arc<Plugin>>,
+    config: kube::Config,
     since: Instant,
 }
 
@@ -74,7 +87,17 @@ impl Token {
 impl Open {
     fn new(way: Way) -> Result<Open> {
         let token = way.token.map(Token::read).transpose()?;
-        Ok(Open { client: client(&way.config)?, token, since: Instant::now() })
+        let host = way.config.cluster_url.authority().map_or("", |authority| authority.as_str()).into();
+        let plugin = way.plugin.map(|exec| Arc::new(Plugin::new(exec, plugin::LIMIT)));
+        let client = client(&way.config)?;
+        Ok(Open { client, host, token, plugin, config: way.config, since: Instant::now() })
+    }
+
+    /// Takes a certificate for every connection from now on.
+    fn identify(&mut self, identity: AuthInfo) -> Result<()> {
+        self.config.auth_info = identity;
+        self.client = client(&self.config)?;
+        Ok(())
     }
 }
 
@@ -94,7 +117,14 @@ impl Door {
         tracing::info!("the API server is {}, with {}", way.config.cluster_url, way.credentials);
         let place = way.config.cluster_url.to_string().trim_end_matches('/').into();
         let open = Mutex::new(Open::new(way)?);
-        Ok(Door { cluster: cluster.clone(), roots: roots.clone(), place, renew_after: RENEW, open })
+        Ok(Door {
+            cluster: cluster.clone(),
+            roots: roots.clone(),
+            place,
+            renew_after: RENEW,
+            tally: Arc::default(),
+            open,
+        })
     }
 
     /// The same, with another time until credentials may be read again.
@@ -107,31 +137,54 @@ impl Door {
         self.place.clone()
     }
 
-    /// The connections.
-    pub fn client(&self) -> kube::Client {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).client.clone()
+    /// The host and port of the server.
+    pub fn host(&self) -> Arc<str> {
+        self.inner().host.clone()
     }
 
-    /// The value of the header Authorization, if a token in a file is to be sent.
+    /// The requests so far (MET-9).
+    pub fn tally(&self) -> Arc<Tally> {
+        self.tally.clone()
+    }
+
+    /// The connections.
+    pub fn client(&self) -> kube::Client {
+        self.inner().client.clone()
+    }
+
+    /// The value of the header Authorization, if a token of a file or of a plugin is to be sent. To be called
+    /// before [`client`](Self::client): a plugin may give a certificate.
     ///
     /// # Errors
-    /// The token has characters that no header may have.
-    pub fn authorization(&self) -> Result<Option<HeaderValue>> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The token has characters that no header may have, or the plugin gives none.
+    pub async fn authorization(&self) -> Result<Option<HeaderValue>> {
+        let plugin = self.inner().plugin.clone();
+        let Some(plugin) = plugin else { return self.token_of_file() };
+        let (credential, is_new) = plugin.credential().await?;
+        if let (true, Some(identity)) = (is_new, &credential.identity) {
+            self.inner().identify(identity.clone()).context("the certificate of the credential plugin")?;
+        }
+        let bearer = credential.token.as_deref().map(bearer);
+        bearer.transpose().context("the credential plugin gives no token that can be sent")
+    }
+
+    fn token_of_file(&self) -> Result<Option<HeaderValue>> {
+        let mut open = self.inner();
         let Some(token) = &mut open.token else { return Ok(None) };
         if let Ok(read) = Token::read(token.file.clone()) {
             *token = read;
         }
-        let value = HeaderValue::try_from(format!("Bearer {}", token.text));
-        let mut value = value.with_context(|| format!("{} holds no token", token.file.display()))?;
-        value.set_sensitive(true);
-        Ok(Some(value))
+        bearer(&token.text).map(Some).with_context(|| format!("{} holds no token", token.file.display()))
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads address, authority and credentials anew, unless that was done just now. What was there
     /// stays if they cannot be read.
     pub fn renew(&self) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.inner();
         if open.since.elapsed() < self.renew_after {
             return;
         }
@@ -143,6 +196,13 @@ impl Door {
             }
         }
     }
+}
+
+/// A bearer token as a header has it.
+fn bearer(token: &str) -> Result<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!("Bearer {token}"))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// A client of that configuration. kube's own would resolve names by NSS, and try again by itself.

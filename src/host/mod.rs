@@ -8,6 +8,7 @@ pub mod caps;
 pub mod cgroup;
 pub mod conntrack;
 pub mod ethtool;
+pub mod family;
 pub mod kubeproxy;
 pub mod links;
 pub mod memory;

@@ -4,6 +4,7 @@
 pub mod addr;
 pub mod event;
 pub mod flow;
+pub mod histogram;
 pub mod names;
 pub mod node;
 pub mod service;

@@ -107,10 +107,21 @@ pub struct Check {
     pub local: u32,
 }
 
+/// Whether a Service is to have a health check node port (HC-1).
+fn needs_check(service: &Service) -> bool {
+    service.kind == ServiceKind::LoadBalancer && service.external_local
+}
+
+/// Whether a Service is to have a health check node port and has none: its balancer cannot know that there are
+/// endpoints here (HC-1).
+pub fn lacks_check(service: &Service) -> bool {
+    needs_check(service) && service.health_check_node_port == 0
+}
+
 /// The health check node port of a Service by family, from the rows that the tables hold (HC-1, HC-5).
 pub fn checks(service: &Service, rows: &[(ServicePortName, PortRows)]) -> [Option<Check>; 2] {
     let port = service.health_check_node_port;
-    if service.kind != ServiceKind::LoadBalancer || !service.external_local || port == 0 {
+    if !needs_check(service) || port == 0 {
         return [None; 2];
     }
     Family::ALL.map(|family| {
@@ -136,6 +147,8 @@ pub struct Lacking {
 pub struct Effect {
     /// Its health check node port, by family (HC-1).
     pub checks: [Option<Check>; 2],
+    /// It is to have one and has none (HC-1).
+    pub lacks_check: bool,
     /// Its ports that lack local endpoints (MET-7).
     pub lacking: Lacking,
     /// When the changes happened that are in force now, since the Unix epoch (MET-2).

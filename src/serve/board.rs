@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use ipnet::IpNet;
 use tokio::sync::Notify;
 
 use super::kube_proxy::Kube;
@@ -44,6 +45,9 @@ pub struct Told {
     pub is_eligible: bool,
     /// What health check node ports answer (HC-5).
     pub checks: BTreeMap<(ObjectName, Family), Check>,
+    /// Where health check node ports listen: on the node's addresses in these networks; on all, if there are none
+    /// (HC-2).
+    pub listen_in: Vec<IpNet>,
     /// Services that lack local endpoints (MET-7).
     pub lacking: BTreeMap<ObjectName, Lacking>,
     /// What kube-proxy counts.
@@ -104,6 +108,7 @@ impl Board {
             health: Health::new(LATE),
             is_eligible: false,
             checks: BTreeMap::new(),
+            listen_in: Vec::new(),
             lacking: BTreeMap::new(),
             kube_proxy: Kube::default(),
         };
@@ -130,6 +135,15 @@ impl Board {
         }
         told.settled(behind, now);
         if told.effects(effects, now) {
+            self.moved.notify_one();
+        }
+    }
+
+    /// Health check node ports listen in these networks now (HC-2).
+    pub fn listen_in(&self, networks: Vec<IpNet>) {
+        let mut told = self.told();
+        if told.listen_in != networks {
+            told.listen_in = networks;
             self.moved.notify_one();
         }
     }

@@ -159,8 +159,23 @@ mod tests {
         assert_eq!(body["healthy"], false);
         assert_eq!(body["status"]["IPv4"]["healthy"], true);
         assert_eq!(body["status"]["IPv6"]["healthy"], false);
-        let starting = Health::new(Duration::from_secs(60)).report(now);
-        let (code, body) = page(starting, Some(true), now);
+    }
+
+    #[test]
+    fn a_proxy_that_starts_is_healthy_and_shows_the_families_that_have_succeeded() {
+        // HLT-2, HLT-3, HLT-6
+        let now = moment("2026-11-20T19:56:00Z");
+        let starting = Health::new(Duration::from_secs(60));
+        let (code, body) = page(starting.report(now), Some(true), now);
         assert!(code.as_u16() == 200 && !body.contains("status"), "{body}");
+        let (code, body) = page(starting.report(now), Some(false), now);
+        assert!(code.as_u16() == 503 && body.contains(r#""lastUpdated":"0001-01-01T00:00:00Z""#), "{body}");
+        for (family, other) in [(Family::V4, "IPv6"), (Family::V6, "IPv4")] {
+            let mut one = starting;
+            one.updated(family, moment("2026-11-20T19:55:00Z"));
+            let body: serde_json::Value = serde_json::from_str(&page(one.report(now), None, now).1).unwrap();
+            assert_eq!(body["status"][family.name()]["lastUpdated"], "2026-11-20T19:55:00Z");
+            assert_eq!(body["status"].get(other), None);
+        }
     }
 }

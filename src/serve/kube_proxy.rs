@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::board::{Sync, Told};
-use super::text::{Family as Metric, Histogram, Kind};
+use super::text::{Family as Metric, Kind};
 use crate::model::addr::Family;
+use crate::model::histogram::Histogram;
 use crate::plan::health::Moment;
 
 /// Buckets of the durations of syncs, in seconds: 1 ms doubled, 15 of them (MET-1).

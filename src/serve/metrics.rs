@@ -13,7 +13,8 @@ use serde_json::Value;
 use super::board::{Board, Reason, Told};
 use super::http::{Answer, Answers, not_found, pieces, plain};
 use super::text::{Family, Kind, Labels, MEDIA_TYPE};
-use super::{http, kube_proxy};
+use super::{http, kube_proxy, rest_client};
+use crate::cluster::client::Tally;
 use crate::datapath::stats::Stats;
 use crate::host::own::Own;
 use crate::inspect::metrics::Scrape;
@@ -31,6 +32,8 @@ pub struct Site {
     pub mode: String,
     /// The body of `/configz`; `None`: no such page.
     pub configz: Option<Value>,
+    /// Requests to the API server; `None`: there is none.
+    pub tally: Option<Arc<Tally>>,
 }
 
 impl Site {
@@ -40,6 +43,7 @@ impl Site {
         let mut known = agent(&told);
         known.extend(kube_proxy::families(&told));
         drop(told);
+        known.extend(self.tally.iter().flat_map(|tally| rest_client::families(tally)));
         let own = Own::read();
         known.extend(process(&own));
         let pinned = Scrape::read(&self.bpf_root, &used);

@@ -10,6 +10,7 @@ pub mod http;
 pub mod kube_proxy;
 pub mod metrics;
 pub mod node_ports;
+mod rest_client;
 pub mod text;
 
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::board::Board;
 use self::http::{Place, Site, listen};
 use self::node_ports::Ports;
+use crate::cluster::client::Tally;
 use crate::cluster::events::{Event, Recorder};
 
 /// What is served, and where.
@@ -40,12 +42,15 @@ pub struct Options {
     pub bpf_root: PathBuf,
     /// The node's name.
     pub node: Arc<str>,
-    /// `nodePortAddresses`: where health check node ports listen; everywhere, if there are none (HC-2).
+    /// Where health check node ports listen until [`Board::listen_in`] says otherwise; everywhere, if there are
+    /// none (HC-2).
     pub node_port_networks: Vec<IpNet>,
     /// The body of `/proxyMode`.
     pub mode: String,
     /// The body of `/configz`; `None`: no such page.
     pub configz: Option<Value>,
+    /// Requests to the API server; `None`: there is none.
+    pub tally: Option<Arc<Tally>>,
 }
 
 /// The servers. They end when it is dropped.
@@ -100,7 +105,8 @@ impl Drop for Servers {
 
 /// Starts every server as a task of this runtime.
 fn spawn(options: Options, board: Arc<Board>, recorder: Arc<Recorder>, fail: &mpsc::Sender<anyhow::Error>) {
-    let Options { metrics, health, hard_fail, bpf_root, node, node_port_networks, mode, configz } = options;
+    let Options { metrics, health, hard_fail, bpf_root, node, node_port_networks, mode, configz, tally } =
+        options;
     let serve = |addr: Option<SocketAddr>, what, flag, site: Site, failure: fn(&str, String) -> Event| {
         let Some(addr) = addr else { return };
         let (fail, recorder, node) = (fail.clone(), recorder.clone(), node.clone());
@@ -111,7 +117,7 @@ fn spawn(options: Options, board: Arc<Board>, recorder: Arc<Recorder>, fail: &mp
             let _ = fail.send(error).await;
         });
     };
-    let site = Arc::new(metrics::Site { bpf_root, board: board.clone(), mode, configz });
+    let site = Arc::new(metrics::Site { bpf_root, board: board.clone(), mode, configz, tally });
     serve(metrics, "metrics", "--metrics-bind-address", site, |node, note| {
         Event::server_failed(node, true, note)
     });
@@ -119,5 +125,6 @@ fn spawn(options: Options, board: Arc<Board>, recorder: Arc<Recorder>, fail: &mp
     serve(health, "health", "--healthz-bind-address", site, |node, note| {
         Event::server_failed(node, false, note)
     });
-    tokio::spawn(node_ports::follow(Ports { board, recorder, node, networks: node_port_networks }));
+    board.listen_in(node_port_networks);
+    tokio::spawn(node_ports::follow(Ports { board, recorder, node }));
 }

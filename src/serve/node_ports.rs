@@ -29,18 +29,60 @@ type Key = (ObjectName, Family);
 /// The header that tells a balancer how many endpoints stand behind this node (HC-3).
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
-/// Listeners by Service and family.
+/// Listeners by Service and family, and ports that could not be had.
 #[derive(Debug)]
 struct Ledger<T> {
     have: BTreeMap<Key, (u16, T)>,
+    failed: BTreeMap<Key, u16>,
+    networks: Vec<IpNet>,
+}
+
+/// What the board asks for.
+#[derive(Clone, Debug, Default)]
+struct Wanted {
+    ports: BTreeMap<Key, u16>,
+    networks: Vec<IpNet>,
+}
+
+/// A port that could not be had.
+#[derive(Debug)]
+struct Refused {
+    key: Key,
+    port: u16,
+    error: anyhow::Error,
+    /// It was not refused just before.
+    is_new: bool,
 }
 
 impl<T> Ledger<T> {
-    /// Closes what is not wanted at its port any more. Returns what is to be opened.
-    fn close(&mut self, want: &BTreeMap<Key, u16>) -> Vec<(Key, u16)> {
-        self.have.retain(|key, (port, _)| want.get(key) == Some(port));
-        let missing = want.iter().filter(|(key, _)| !self.have.contains_key(key));
-        missing.map(|(key, port)| (key.clone(), *port)).collect()
+    fn new() -> Ledger<T> {
+        Ledger { have: BTreeMap::new(), failed: BTreeMap::new(), networks: Vec::new() }
+    }
+
+    /// Closes what is not wanted at its place any more, and opens what is missing. Returns what was refused.
+    fn follow(&mut self, wanted: Wanted, open: impl Fn(&[IpNet], &Key, u16) -> Result<T>) -> Vec<Refused> {
+        let Wanted { ports, networks } = wanted;
+        if self.networks != networks {
+            *self = Ledger { networks, ..Ledger::new() };
+        }
+        self.have.retain(|key, (port, _)| ports.get(key) == Some(port));
+        let mut failed = BTreeMap::new();
+        let mut refused = Vec::new();
+        for (key, port) in ports {
+            if self.have.contains_key(&key) {
+                continue;
+            }
+            match open(&self.networks, &key, port) {
+                Ok(server) => drop(self.have.insert(key, (port, server))),
+                Err(error) => {
+                    let is_new = self.failed.get(&key) != Some(&port);
+                    failed.insert(key.clone(), port);
+                    refused.push(Refused { key, port, error, is_new });
+                }
+            }
+        }
+        self.failed = failed;
+        refused
     }
 }
 
@@ -53,32 +95,21 @@ pub struct Ports {
     pub recorder: Arc<Recorder>,
     /// The node's name, for people.
     pub node: Arc<str>,
-    /// `nodePortAddresses`: listens on the node's addresses in these networks; on all, if there are none (HC-2).
-    pub networks: Vec<IpNet>,
 }
 
 /// Keeps the listeners as the board wants them, for ever.
 pub async fn follow(ports: Ports) {
-    let mut ledger = Ledger { have: BTreeMap::new() };
-    let mut failed: BTreeMap<Key, u16> = BTreeMap::new();
+    let mut ledger = Ledger::new();
     loop {
-        let want: BTreeMap<_, _> =
-            ports.board.told().checks.iter().map(|(key, check)| (key.clone(), check.port)).collect();
-        failed.retain(|key, port| want.get(key) == Some(port));
-        for (key, port) in ledger.close(&want) {
-            match open(&ports, &key, port) {
-                Ok(server) => {
-                    failed.remove(&key);
-                    ledger.have.insert(key, (port, server));
-                }
-                Err(error) => {
-                    let is_new = failed.insert(key.clone(), port) != Some(port);
-                    ports.report(&key.0, port, &error, is_new);
-                }
-            }
+        let refused = ledger.follow(ports.wanted(), |networks, key, port| open(&ports, networks, key, port));
+        for Refused { key, port, error, is_new } in refused {
+            ports.report(&key.0, port, &error, is_new);
         }
         let again = async {
-            if !failed.is_empty() { tokio::time::sleep(AGAIN).await } else { std::future::pending().await }
+            match ledger.failed.is_empty() {
+                true => std::future::pending().await,
+                false => tokio::time::sleep(AGAIN).await,
+            }
         };
         tokio::select! {
             () = ports.board.moved() => {}
@@ -88,6 +119,13 @@ pub async fn follow(ports: Ports) {
 }
 
 impl Ports {
+    /// What the board asks for.
+    fn wanted(&self) -> Wanted {
+        let told = self.board.told();
+        let ports = told.checks.iter().map(|(key, check)| (key.clone(), check.port));
+        Wanted { ports: ports.collect(), networks: told.listen_in.clone() }
+    }
+
     /// Tells of a port that cannot be had: the log once, the events as often as they let through.
     fn report(&self, service: &ObjectName, port: u16, error: &anyhow::Error, is_new: bool) {
         let note =
@@ -102,9 +140,9 @@ impl Ports {
 
 /// Listens for one Service in one family, on all its addresses or on none. What it returns serves until it is
 /// dropped.
-fn open(ports: &Ports, key: &Key, port: u16) -> Result<JoinSet<()>> {
+fn open(ports: &Ports, networks: &[IpNet], key: &Key, port: u16) -> Result<JoinSet<()>> {
     let mut listeners = Vec::new();
-    for ip in addresses(&ports.networks, key.1)? {
+    for ip in addresses(networks, key.1)? {
         let addr = SocketAddr::new(ip, port);
         let listener = socket::listen_on(addr).map_err(std::io::Error::from).and_then(TcpListener::from_std);
         listeners.push(listener.with_context(|| format!("listen on {addr}"))?);
@@ -195,20 +233,90 @@ mod tests {
         assert!(body(ill).contains("\"serviceProxyHealthy\": false"));
     }
 
+    fn wanted(pairs: &[(&str, u16)], networks: &[&str]) -> Wanted {
+        Wanted {
+            ports: pairs.iter().map(|(name, port)| (key(name), *port)).collect(),
+            networks: networks.iter().map(|net| net.parse().unwrap()).collect(),
+        }
+    }
+
+    /// Ports up to 9 are taken. Returns what was refused as news, an exclamation mark after it, or again.
+    fn refused(ledger: &mut Ledger<()>, wanted: Wanted) -> String {
+        let open = |_: &[IpNet], _: &Key, port: u16| {
+            anyhow::ensure!(port > 9, "taken");
+            Ok(())
+        };
+        let shown = |refused: &Refused| {
+            format!("{}{}{} ", refused.key.0.name, refused.port, if refused.is_new { "!" } else { "" })
+        };
+        ledger.follow(wanted, open).iter().map(shown).collect()
+    }
+
+    #[test]
+    fn a_port_that_cannot_be_had_is_news_once_while_it_is_wanted() {
+        // HC-8
+        let mut ledger = Ledger::new();
+        let mut refused = |pairs: &[(&str, u16)], net: &str| refused(&mut ledger, wanted(pairs, &[net]));
+        let net = "10.0.0.0/8";
+        assert_eq!(refused(&[("a", 1), ("b", 10)], net), "a1! ");
+        assert_eq!(refused(&[("a", 1), ("b", 2)], net), "a1 b2! ");
+        assert_eq!(refused(&[("b", 2)], net), "b2 ");
+        assert_eq!(refused(&[("a", 1), ("b", 2)], net), "a1! b2 ", "it was given up meanwhile");
+        assert_eq!(refused(&[("a", 3), ("b", 10)], net), "a3! ");
+        assert_eq!(refused(&[("a", 3), ("b", 2)], net), "a3 b2! ", "it was had meanwhile");
+        assert_eq!(refused(&[("a", 3)], "11.0.0.0/8"), "a3! ", "elsewhere");
+    }
+
+    #[test]
+    fn an_answer_is_what_the_board_says() {
+        // HC-3, HC-4
+        let board = Arc::new(Board::new(std::time::Instant::now() - Duration::from_secs(100)));
+        let answer = |name: &str| {
+            let answer = Site { board: board.clone(), key: key(name) }.answer("/");
+            (answer.status().as_u16(), answer.headers()[WEIGHT].to_str().unwrap().to_owned())
+        };
+        assert_eq!(answer("a"), (503, "0".into()), "it is gone");
+        board.told().checks.insert(key("a"), crate::plan::health::Check { port: 1, local: 2 });
+        assert_eq!(answer("a"), (200, "2".into()));
+        let long_ago = crate::plan::health::Moment::default();
+        board.told().health.updated(Family::V4, long_ago);
+        board.told().queued(long_ago);
+        assert_eq!(answer("a"), (503, "2".into()), "a change is not in force for 100 s (HLT-3)");
+    }
+
+    #[test]
+    fn without_networks_a_port_is_on_all_addresses_of_its_family() {
+        // HC-2
+        let at = |networks: &[&str], family| {
+            let networks: Vec<_> = networks.iter().map(|net| net.parse().unwrap()).collect();
+            addresses(&networks, family).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(at(&[], Family::V4), ["0.0.0.0"]);
+        assert_eq!(at(&[], Family::V6), ["::"]);
+        let all = ["127.0.0.0/8", "::1/128"];
+        assert_eq!(at(&all, Family::V4), ["127.0.0.1"]);
+        assert_eq!(at(&all, Family::V6), ["::1"]);
+        assert_eq!(at(&["203.0.113.0/24"], Family::V4), [""; 0], "nobody has these");
+    }
+
     #[test]
     fn a_port_that_moves_is_closed_and_opened_and_all_others_are_left_alone() {
         // HC-7
-        let mut ledger = Ledger { have: BTreeMap::new() };
-        let want = |pairs: &[(&str, u16)]| pairs.iter().map(|(name, port)| (key(name), *port)).collect();
-        let step = |ledger: &mut Ledger<()>, pairs: &[(&str, u16)]| {
-            let open = ledger.close(&want(pairs));
-            ledger.have.extend(open.iter().map(|(key, port)| (key.clone(), (*port, ()))));
-            open.into_iter().map(|((service, _), port)| (service.name.to_string(), port)).collect::<Vec<_>>()
+        let mut ledger = Ledger::new();
+        let step = |ledger: &mut Ledger<()>, pairs: &[(&str, u16)], net: &str| {
+            let opened = std::cell::RefCell::new(String::new());
+            let open = |networks: &[IpNet], key: &Key, port: u16| {
+                *opened.borrow_mut() += &format!("{}{port} in {} ", key.0.name, networks[0]);
+                Ok(())
+            };
+            assert!(ledger.follow(wanted(pairs, &[net]), open).is_empty());
+            opened.into_inner()
         };
-        let opened = step(&mut ledger, &[("a", 1), ("b", 2)]);
-        assert_eq!(opened, [("a".into(), 1), ("b".into(), 2)]);
-        assert_eq!(step(&mut ledger, &[("a", 1), ("b", 3)]), [("b".to_owned(), 3)]);
-        assert_eq!(step(&mut ledger, &[("b", 3)]), []);
+        let net = "10.0.0.0/8";
+        assert_eq!(step(&mut ledger, &[("a", 11), ("b", 12)], net), "a11 in 10.0.0.0/8 b12 in 10.0.0.0/8 ");
+        assert_eq!(step(&mut ledger, &[("a", 11), ("b", 13)], net), "b13 in 10.0.0.0/8 ");
+        assert_eq!(step(&mut ledger, &[("b", 13)], net), "");
         assert_eq!(ledger.have.len(), 1);
+        assert_eq!(step(&mut ledger, &[("b", 13)], "11.0.0.0/8"), "b13 in 11.0.0.0/8 ", "the node moved");
     }
 }

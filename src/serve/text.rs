@@ -6,6 +6,8 @@
 use prometheus::TextEncoder;
 use prometheus::proto::{self, Bucket, LabelPair, Metric, MetricFamily, MetricType};
 
+use crate::model::histogram::Histogram;
+
 /// The media type, as kube-proxy gives it.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 
@@ -81,54 +83,52 @@ impl Family {
     /// Adds a histogram: its buckets, sum and count.
     pub fn histogram(&mut self, labels: &[(&str, &str)], histogram: &Histogram) {
         let mut metric = Metric::from_label(Labels::new(labels).0);
-        metric.set_histogram(histogram.sample());
+        metric.set_histogram(sample(histogram));
         self.family.mut_metric().push(metric);
     }
 
     /// The text; nothing of a family without samples.
     pub fn into_text(self) -> String {
+        let bounds = self.bounds();
         // It refuses families without samples, and nothing else of what is made here.
-        TextEncoder::new().encode_to_string(&[self.family]).unwrap_or_default()
+        let text = TextEncoder::new().encode_to_string(&[self.family]).unwrap_or_default();
+        // A bucket is a series by what its bound is written like.
+        bounds.into_iter().filter(|bound| *bound >= 1e6).fold(text, |text, bound| {
+            text.replace(&format!("le=\"{bound}\""), &format!("le=\"{}\"", as_go(bound)))
+        })
+    }
+
+    /// The bounds of its histograms, which all have the same.
+    fn bounds(&self) -> Vec<f64> {
+        let metric = self.family.get_metric().first().filter(|_| self.kind == Kind::Histogram);
+        let buckets = metric.map(|metric| metric.get_histogram().get_bucket().to_vec()).unwrap_or_default();
+        buckets.iter().map(Bucket::upper_bound).collect()
     }
 }
 
-/// Values counted by size.
-#[derive(Clone, Debug)]
-pub struct Histogram {
-    /// The upper bounds of the buckets but the last, which has none.
-    bounds: Vec<f64>,
-    counts: Vec<u64>,
-    sum: f64,
+/// A number from a million on as Go writes it: 1048576 is 1.048576e+06.
+fn as_go(number: f64) -> String {
+    let text = format!("{number:e}");
+    match text.split_once('e') {
+        Some((digits, power)) => format!("{digits}e+{power:0>2}"),
+        None => text,
+    }
 }
 
-impl Histogram {
-    /// An empty one with these bounds, ascending.
-    pub fn new(bounds: Vec<f64>) -> Histogram {
-        let counts = vec![0; bounds.len() + 1];
-        Histogram { bounds, counts, sum: 0.0 }
+/// A histogram as the format has it.
+fn sample(histogram: &Histogram) -> proto::Histogram {
+    let (mut sample, mut buckets, mut count) = (proto::Histogram::default(), Vec::new(), 0);
+    for (bound, counted) in histogram.bounds.iter().zip(&histogram.counts) {
+        count += counted;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(*bound);
+        bucket.set_cumulative_count(count);
+        buckets.push(bucket);
     }
-
-    /// Counts a value.
-    pub fn observe(&mut self, value: f64) {
-        let at = self.bounds.partition_point(|bound| *bound < value);
-        self.counts[at] += 1;
-        self.sum += value;
-    }
-
-    fn sample(&self) -> proto::Histogram {
-        let (mut sample, mut buckets, mut count) = (proto::Histogram::default(), Vec::new(), 0);
-        for (bound, counted) in self.bounds.iter().zip(&self.counts) {
-            count += counted;
-            let mut bucket = Bucket::default();
-            bucket.set_upper_bound(*bound);
-            bucket.set_cumulative_count(count);
-            buckets.push(bucket);
-        }
-        sample.set_bucket(buckets);
-        sample.set_sample_count(self.counts.iter().sum());
-        sample.set_sample_sum(self.sum);
-        sample
-    }
+    sample.set_bucket(buckets);
+    sample.set_sample_count(histogram.counts.iter().sum());
+    sample.set_sample_sum(histogram.sum);
+    sample
 }
 
 #[cfg(test)]
@@ -144,6 +144,16 @@ mod tests {
         let want = "# HELP x h\n# TYPE x histogram\nx_bucket{a=\"b\",le=\"0.5\"} 1\nx_bucket{a=\"b\",le=\"1\"} 2\n\
                     x_bucket{a=\"b\",le=\"+Inf\"} 3\nx_sum{a=\"b\"} 9.25\nx_count{a=\"b\"} 3\n";
         assert_eq!(family.into_text(), want);
+    }
+
+    #[test]
+    fn bounds_from_a_million_on_are_written_as_go_does() {
+        let mut family = Family::new("x", Kind::Histogram, "h");
+        family.histogram(&[], &Histogram::new(vec![262_144.0, 1_048_576.0, 1e10]));
+        let text = family.into_text();
+        for bound in ["262144", "1.048576e+06", "1e+10", "+Inf"] {
+            assert!(text.contains(&format!("x_bucket{{le=\"{bound}\"}} 0")), "{bound}: {text}");
+        }
     }
 
     #[test]

@@ -91,6 +91,12 @@ impl Stage {
         Stage { source, agent: agent(), heard: Vec::new(), written: 0, runtime, began: Instant::now() }
     }
 
+    /// Has the server keep events.
+    pub fn recorder(&self) -> beeline::cluster::events::Recorder {
+        let _inside = self.runtime.enter();
+        self.source.recorder("vm")
+    }
+
     /// Takes in what comes next; false if nothing came in that time.
     pub fn pump(&mut self, patience: Duration) -> bool {
         let next = async { timeout(patience, self.source.next()).await };

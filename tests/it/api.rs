@@ -41,17 +41,6 @@ fn the_first_lists_are_complete_though_one_breaks_off() {
 }
 
 #[test]
-fn four_streaming_watches_are_all_that_is_asked_for() {
-    let server = server(10);
-    let mut stage = Stage::new(&server);
-    stage.until_equal(&server);
-    change(&server, 0);
-    stage.until_equal(&server);
-    let watches = server.requests().iter().filter(|uri| uri.contains("watch=true")).count();
-    assert_eq!((watches, server.requests().len()), (4, 4), "as kube-proxy does");
-}
-
-#[test]
 fn an_event_is_handed_on_at_once_and_many_together() {
     let server = server(300);
     let mut stage = Stage::new(&server);
@@ -402,21 +391,4 @@ fn a_server_restored_from_a_backup_is_listed_anew() {
     server.restore();
     server.restart().unwrap();
     stage.until_equal(&server);
-}
-
-#[test]
-fn requests_without_the_selectors_are_refused_by_the_scripted_server() {
-    // SVC-1, SVC-4: so that every test here checks them
-    let server = server(1);
-    let host = server.url().trim_start_matches("http://").to_owned();
-    for (path, status) in
-        [("/api/v1/services?watch=true", 400), ("/api/v1/nodes?", 400), ("/api/v1/pods?", 404)]
-    {
-        use std::io::{Read, Write};
-        let mut stream = std::net::TcpStream::connect(&host).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
-    }
 }

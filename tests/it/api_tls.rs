@@ -137,7 +137,25 @@ fn a_credential_plugin_is_run() {
     let reached = json!({"server": server.url()});
     follows(&kubeconfig(&authority, &reached, &exec("/bin/sh")), &server);
     let missing = kubeconfig(&authority, &reached, &exec("/nonexistent/plugin"));
-    assert!(error(&missing).contains("unable to run auth exec"), "{}", error(&missing));
+    let mut stage = Stage::with(&missing, Pace::hurried());
+    stage.until("said", |stage| stage.complains("the credential plugin '/nonexistent/plugin'"));
+    assert_eq!(stage.problems().len(), 1, "one message for all kinds: {:?}", stage.problems());
+}
+
+#[test]
+fn a_certificate_of_a_credential_plugin_is_shown() {
+    let server = server(2);
+    let authority = Authority::new();
+    authority.sign("server", &["127.0.0.1"]);
+    authority.sign("client", &["system:kube-proxy"]);
+    let at = tls(&authority, &server, true);
+    let read = |file: &str| std::fs::read_to_string(authority.path(file)).unwrap();
+    let says = json!({"kind": "ExecCredential", "status":
+        {"clientCertificateData": read("client.crt"), "clientKeyData": read("client.key")}});
+    let file = authority.write("says", &says.to_string());
+    let user = json!({"exec": {"command": "cat", "args": [file]}});
+    let reached = json!({"server": format!("https://{at}"), "certificate-authority": "ca.crt"});
+    follows(&kubeconfig(&authority, &reached, &user), &server);
 }
 
 #[test]

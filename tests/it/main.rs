@@ -11,6 +11,7 @@ mod api;
 mod api_front;
 mod api_random;
 mod api_recorded;
+mod api_requests;
 mod api_stage;
 mod api_tls;
 mod book;

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use beeline::cluster::client::Tally;
 use beeline::cluster::events::{Event, Recorder};
 use beeline::model::addr::Family;
 use beeline::model::names::ObjectName;
@@ -37,6 +38,7 @@ fn serve(change: impl FnOnce(&mut Options)) -> Served {
         node_port_networks: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
         mode: "nftables".into(),
         configz: None,
+        tally: None,
     };
     change(&mut options);
     let board = Arc::new(Board::new(Instant::now()));
@@ -279,7 +281,10 @@ fn not_served() -> Vec<String> {
 
 /// A scrape that shows everything there is.
 fn scrape() -> String {
-    let served = Served::ready(|_| ());
+    let tally = Arc::new(Tally::default());
+    tally.asked(("10.0.0.1:6443".into(), "GET"), Some(200));
+    tally.over(("10.0.0.1:6443".into(), "POST"), Duration::from_millis(5), 200, 444);
+    let served = Served::ready(|options| options.tally = Some(tally));
     let mut effects = effect(0, [None, None]);
     effects[0].1.triggers = vec![(Family::V4, served.board.now().wall)];
     effects[0].1.lacking = Lacking { internal: [2, 0], external: [0, 1] };
@@ -330,6 +335,55 @@ fn metrics_of_kube_proxy_have_its_types_labels_and_buckets() {
         compared += 1;
     }
     assert!(compared >= 20, "{compared}");
+}
+
+#[test]
+fn requests_to_the_api_server_are_counted_under_client_gos_names() {
+    // MET-9
+    let (tally, host) = (Arc::new(Tally::default()), "10.0.0.1:6443");
+    for code in [Some(200), Some(200), Some(410), None] {
+        tally.asked((host.into(), "GET"), code);
+    }
+    tally.over((host.into(), "POST"), Duration::from_millis(100), 200, 444);
+    let served = Served::ready(|options| options.tally = Some(tally));
+    let body = get(served.metrics, "/metrics").body;
+    let requests = |code: &str| {
+        sample(&body, &format!(r#"rest_client_requests_total{{code="{code}",host="{host}",method="GET"}}"#))
+    };
+    assert_eq!([requests("200"), requests("410"), requests("<error>")], [Some(2.0), Some(1.0), Some(1.0)]);
+    let bucket = |name: &str, le: &str| {
+        sample(&body, &format!(r#"rest_client_{name}_bucket{{host="{host}",verb="POST",le="{le}"}}"#))
+    };
+    assert_eq!(
+        [bucket("request_duration_seconds", "0.025"), bucket("request_duration_seconds", "0.1")],
+        [Some(0.0), Some(1.0)]
+    );
+    assert_eq!(
+        [bucket("request_size_bytes", "64"), bucket("request_size_bytes", "256")],
+        [Some(0.0), Some(1.0)]
+    );
+    assert_eq!(
+        [bucket("response_size_bytes", "256"), bucket("response_size_bytes", "512")],
+        [Some(0.0), Some(1.0)]
+    );
+    assert!(!get(Served::ready(|_| ()).metrics, "/metrics").body.contains("rest_client"), "no API server");
+}
+
+#[test]
+fn health_check_node_ports_move_to_where_the_node_is() {
+    // HC-2, SYNC-17
+    let served = Served::ready(|_| ());
+    let at = free_address();
+    served.follow(effect(at.port(), [Some(2), None]));
+    until("the listener", || TcpStream::connect(at).is_ok());
+    let six = SocketAddr::new("::1".parse().unwrap(), at.port());
+    served.follow(effect(at.port(), [Some(2), Some(1)]));
+    until("the other family", || TcpStream::connect(six).is_ok());
+    served.board.listen_in(vec!["::1/128".parse().unwrap()]);
+    until("it is closed where the node is not", || TcpStream::connect(at).is_err());
+    until("the other family stays", || TcpStream::connect(six).is_ok());
+    served.board.listen_in(vec!["127.0.0.1/32".parse().unwrap()]);
+    until("it is back", || TcpStream::connect(at).is_ok() && TcpStream::connect(six).is_err());
 }
 
 #[test]

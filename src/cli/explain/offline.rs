@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use crate::cluster::manifest::{FileProblem, load};
 use crate::config::kube_proxy::{self, Detector};
+use crate::config::{primary_ip, with_primary};
 use crate::model::addr::parse_ip;
 use crate::model::event::Event;
 use crate::model::node::HostFacts;
@@ -31,7 +32,7 @@ pub struct NodeArgs {
     /// The node's addresses, the first of a family being the primary one
     #[arg(long, value_name = "IP,…", value_delimiter = ',', value_parser = ip, requires = "manifests")]
     pub node_ip: Vec<IpAddr>,
-    /// A KubeProxyConfiguration, for the local detector and masqueradeAll
+    /// A KubeProxyConfiguration, for the local detector, masqueradeAll, hostnameOverride and bindAddress
     #[arg(long, value_name = "FILE", requires = "manifests")]
     pub config: Option<PathBuf>,
     /// The pods' networks, one of a family counts: what the local detector calls a pod
@@ -73,7 +74,7 @@ impl Offline {
                 .to_lowercase()
                 .into(),
             zone: args.zone.as_deref().map(Into::into),
-            addresses: args.node_ip.clone(),
+            addresses: with_primary(args.node_ip.clone(), config.primary_ip),
             local_detector: Vec::new(),
             masquerade_all: config.masquerade_all,
         };
@@ -88,6 +89,7 @@ impl Offline {
 /// What of the configuration a verdict depends on.
 struct Rules {
     hostname_override: String,
+    primary_ip: Option<IpAddr>,
     detector: Detector,
     masquerade_all: bool,
 }
@@ -101,12 +103,14 @@ impl NodeArgs {
             return Ok(Rules {
                 detector: effective.detector().with_context(shown)?,
                 masquerade_all: effective.masquerade_all(),
+                primary_ip: primary_ip(&effective.config),
                 hostname_override: effective.config.hostname_override,
             });
         }
         let cidrs = kube_proxy::cluster_cidrs(self.cluster_cidr.as_deref().unwrap_or_default());
         Ok(Rules {
             hostname_override: String::new(),
+            primary_ip: None,
             detector: Detector::Cidrs(cidrs.context("--cluster-cidr")?),
             masquerade_all: self.masquerade_all,
         })
@@ -160,6 +164,7 @@ pub fn tables_of(world: &World) -> MemTables {
 mod tests {
     use super::*;
     use crate::cli::explain::Args;
+    use crate::plan::table::PrefixClass;
 
     const MANIFEST: &str = "
 apiVersion: v1
@@ -229,6 +234,26 @@ spec: {podCIDRs: [10.0.0.0/24]}
         assert_eq!(preserved("clusterCIDR: 10.0.0.0/8", "external").unwrap(), serde_json::Value::Null);
         assert_eq!(preserved("iptables: {masqueradeAll: true}", "pod").unwrap(), false);
         assert!(preserved("detectLocalMode: BridgeInterface", "pod").is_err());
+    }
+
+    #[test]
+    fn the_primary_address_is_what_the_configuration_says() {
+        // CFG-2
+        let dir = tempfile::tempdir().unwrap();
+        let (manifest, config) = (dir.path().join("m.yaml"), dir.path().join("c.yaml"));
+        fs::write(&manifest, MANIFEST).unwrap();
+        let of_node = |bound: &str, node_ip: &[&str]| {
+            let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration";
+            fs::write(&config, format!("{head}\nbindAddress: '{bound}'\n")).unwrap();
+            let node_ip = node_ip.iter().map(|ip| ip.parse().unwrap()).collect();
+            let args = NodeArgs { config: Some(config.clone()), node_ip, ..NodeArgs::default() };
+            let rows = Offline::load(&manifest, &args).unwrap().tables.rows();
+            let prefixes = rows.prefixes.iter().filter(|prefix| prefix.class == PrefixClass::NodeAddress);
+            prefixes.map(|prefix| prefix.net.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(of_node("10.0.0.7", &[]), ["10.0.0.7/32"]);
+        assert_eq!(of_node("10.0.0.7", &["10.0.0.8", "10.0.0.7"]), ["10.0.0.7/32", "10.0.0.8/32"]);
+        assert_eq!(of_node("0.0.0.0", &["10.0.0.8"]), ["10.0.0.8/32"]);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Requests to the API server.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use http_body_util::{BodyExt, Limited};
-use hyper::Request;
+use hyper::body::Bytes;
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use hyper::http::request::Builder;
+use hyper::{Method, Request};
 use kube::client::Body;
 use tokio::time::timeout;
 
@@ -16,8 +17,8 @@ use crate::cluster::client::Door;
 /// The body of an answer.
 pub(super) type Answer = Body;
 
-/// So much of an answer that says no is read.
-const REFUSAL: usize = 64 << 10;
+/// So much of an answer that is not taken in piece by piece is read.
+const SHORT: usize = 64 << 10;
 
 /// Asks, and returns the body once the server has said yes.
 pub(super) async fn ask(door: &Door, uri: &str, patience: Duration) -> Result<Answer, Failure> {
@@ -26,13 +27,22 @@ pub(super) async fn ask(door: &Door, uri: &str, patience: Duration) -> Result<An
 
 /// Posts an object, given as JSON.
 pub(super) async fn post(door: &Door, uri: &str, object: &str, patience: Duration) -> Result<(), Failure> {
+    let began = Instant::now();
     let request = Request::post(uri).header(CONTENT_TYPE, "application/json");
-    send(door, request, object.as_bytes().to_vec().into(), patience).await.map(drop)
+    let sent = send(door, request, object.as_bytes().to_vec().into(), patience).await;
+    let (posted, size) = match sent {
+        // Read to its end, so that the connection can be used again.
+        Ok(answer) => (Ok(()), short(answer, patience).await.len()),
+        Err(failure) => (Err(failure), 0),
+    };
+    door.tally().over((door.host(), "POST"), began.elapsed(), object.len(), size);
+    posted
 }
 
 async fn send(door: &Door, request: Builder, body: Body, patience: Duration) -> Result<Answer, Failure> {
     let agent = concat!("beeline/", env!("CARGO_PKG_VERSION"));
-    let authorization = door.authorization().map_err(|error| Failure::Lost(format!("{error:#}")))?;
+    let authorization = door.authorization().await;
+    let authorization = authorization.map_err(|error| Failure::Lost(format!("{error:#}")))?;
     let mut request = request
         .header(ACCEPT, "application/json")
         .header(ACCEPT_ENCODING, "identity")
@@ -42,17 +52,24 @@ async fn send(door: &Door, request: Builder, body: Body, patience: Duration) -> 
     if let Some(authorization) = authorization {
         request.headers_mut().insert(AUTHORIZATION, authorization);
     }
+    let asked = (door.host(), if request.method() == Method::POST { "POST" } else { "GET" });
     let client = door.client();
     let response = timeout(patience, client.send(request))
         .await
-        .map_err(|_| Failure::Lost(format!("no answer in {} s", patience.as_secs())))?
-        .map_err(|error| Failure::Lost(format!("{:#}", anyhow!(error))))?;
-    let (parts, body) = response.into_parts();
+        .map_err(|_| Failure::Lost(format!("no answer in {} s", patience.as_secs())))
+        .and_then(|sent| sent.map_err(|error| Failure::Lost(format!("{:#}", anyhow!(error)))));
+    let code = response.as_ref().ok().map(|response| response.status().as_u16());
+    door.tally().asked(asked, code);
+    let (parts, body) = response?.into_parts();
     if parts.status.is_success() {
         return Ok(body);
     }
     let retry_after = parts.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let said = timeout(patience, Limited::new(body, REFUSAL).collect()).await;
-    let said = said.ok().and_then(Result::ok).map(|said| said.to_bytes()).unwrap_or_default();
-    Err(Failure::of_answer(parts.status, retry_after, &said))
+    Err(Failure::of_answer(parts.status, retry_after, &short(body, patience).await))
+}
+
+/// The whole of a body that is short; nothing of one that breaks off.
+async fn short(body: Body, patience: Duration) -> Bytes {
+    let said = timeout(patience, Limited::new(body, SHORT).collect()).await;
+    said.ok().and_then(Result::ok).map(|said| said.to_bytes()).unwrap_or_default()
 }

@@ -37,10 +37,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 pub use self::pace::Pace;
+use self::post::OnTheWay;
 use self::resource::Resource;
 use self::store::{Said, Store};
 use self::watch::Watcher;
-use super::client::Door;
+use super::client::{Door, Tally};
 use super::convert::Problem;
 use super::events::Recorder;
 use super::manifest::{FileProblem, Severity};
@@ -72,6 +73,7 @@ pub struct ApiSource {
     has_node: bool,
     troubles: BTreeMap<Kind, String>,
     faulty: BTreeMap<Key, Vec<(Problem, Severity)>>,
+    events: Arc<OnTheWay>,
 }
 
 impl ApiSource {
@@ -99,6 +101,7 @@ impl ApiSource {
             has_node: false,
             troubles: BTreeMap::new(),
             faulty: BTreeMap::new(),
+            events: Arc::default(),
         }
     }
 
@@ -123,7 +126,18 @@ impl ApiSource {
 
     /// Has the server keep events, which this host reports. To be called on a runtime.
     pub fn recorder(&self, host: &str) -> Recorder {
-        Recorder::new(post::sink(self.door.clone(), host))
+        Recorder::new(post::sink(self.door.clone(), host, self.events.clone()))
+    }
+
+    /// Waits until all events that were recorded are posted, or were given up.
+    pub async fn posted(&self) {
+        // It fails only without a sender, which is ours.
+        let _ = self.events.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    /// The requests so far (MET-9).
+    pub fn tally(&self) -> Arc<Tally> {
+        self.door.tally()
     }
 
     /// Whether all that is needed has been listed.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::ask::post;
@@ -18,17 +19,26 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// One that could not be posted is tried again after each of these.
 const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
 
+/// How many events are on their way.
+pub(super) type OnTheWay = watch::Sender<usize>;
+
 /// Takes events from any thread. To be called on a runtime, whose end is that of the posting.
-pub(super) fn sink(door: Arc<Door>, host: &str) -> Sink {
+pub(super) fn sink(door: Arc<Door>, host: &str, on_the_way: Arc<OnTheWay>) -> Sink {
     let (outbox, inbox) = channel(WAITING);
-    tokio::spawn(run(door, host.to_owned(), inbox));
-    Box::new(move |event| drop(outbox.try_send(event)))
+    tokio::spawn(run(door, host.to_owned(), inbox, on_the_way.clone()));
+    Box::new(move |event| {
+        on_the_way.send_modify(|count| *count += 1);
+        if outbox.try_send(event).is_err() {
+            on_the_way.send_modify(|count| *count -= 1);
+        }
+    })
 }
 
-async fn run(door: Arc<Door>, host: String, mut inbox: Receiver<Event>) {
+async fn run(door: Arc<Door>, host: String, mut inbox: Receiver<Event>, on_the_way: Arc<OnTheWay>) {
     let mut is_well = true;
     while let Some(event) = inbox.recv().await {
         let delivered = deliver(&door, &host, &event).await;
+        on_the_way.send_modify(|count| *count -= 1);
         if let (Err(error), true) = (&delivered, is_well) {
             tracing::warn!(
                 "events do not reach the API server ({} of {} was the first): {}; they need the right to \

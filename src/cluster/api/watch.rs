@@ -151,11 +151,20 @@ impl Watcher {
         }
     }
 
-    /// Takes in one answer to a list.
+    /// Asks for one answer to a list.
     async fn page(&mut self, uri: &str) -> Result<FrameMeta, Failure> {
+        let (began, mut size) = (Instant::now(), 0);
+        let taken = self.take_page(uri, &mut size).await;
+        self.door.tally().over((self.door.host(), "GET"), began.elapsed(), 0, size);
+        taken
+    }
+
+    /// Takes it in.
+    async fn take_page(&mut self, uri: &str, size: &mut usize) -> Result<FrameMeta, Failure> {
         let mut answer = ask(&self.door, uri, self.pace.answer).await?;
         let mut items = Items::default();
         while let Some(bytes) = next_bytes(&mut answer, self.pace.answer).await? {
+            *size += bytes.len();
             let mut said = Vec::new();
             items.feed(&bytes, |item| self.store.there(item, &mut said).map(|_| ()))?;
             self.say(said).await;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use hyper::Uri;
-use kube::config::{AuthInfo, Kubeconfig};
+use kube::config::{AuthInfo, ExecConfig, Kubeconfig};
 
 use crate::config::Cluster;
 
@@ -53,18 +53,29 @@ pub struct Way {
     pub config: kube::Config,
     /// The file of the bearer token, if it is in one.
     pub token: Option<PathBuf>,
+    /// What is to be run for credentials.
+    pub plugin: Option<ExecConfig>,
     /// Whose credentials are used, in words.
     pub credentials: String,
 }
 
 impl Way {
     /// That of a configuration. A token in a file is ours to read: kube would send its newline along,
-    /// and nothing with it.
+    /// and nothing with it. A plugin is ours to run: kube would wait for it on the agent's own thread. It comes
+    /// before everything else.
     fn new(mut config: kube::Config, credentials: String) -> Way {
+        if config.cluster_url.scheme_str() == Some("http") && config.root_cert.is_none() {
+            // Nothing is checked on this way: the machine need not have authorities.
+            config.root_cert = Some(Vec::new());
+        }
+        if let Some(exec) = config.auth_info.exec.take() {
+            config.auth_info = AuthInfo::default();
+            return Way { config, token: None, plugin: Some(exec), credentials };
+        }
         let auth = &mut config.auth_info;
         let comes_first = auth.token.is_some() || (auth.username.is_some() && auth.password.is_some());
         let token = auth.token_file.take().filter(|_| !comes_first).map(PathBuf::from);
-        Way { config, token, credentials }
+        Way { config, token, plugin: None, credentials }
     }
 
     /// Finds it, in the order that the module above gives.

@@ -1,5 +1,6 @@
 //! The agent as a process: from manifests to pinned tables, over ends and starts.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ impl Agent {
 
     /// The same with more flags.
     pub fn start_with(rig: &Rig, manifests: &Path, flags: &[&str]) -> Agent {
-        let mut command = command(rig, manifests);
+        let mut command = command(rig, "--manifests", manifests.as_os_str());
         // No port that another agent of this machine has, and none that others reach.
         let servers = ["--metrics-bind-address", "--healthz-bind-address"];
         for flag in servers.iter().filter(|flag| !flags.contains(flag)) {
@@ -64,7 +65,7 @@ impl Drop for Agent {
 }
 
 /// Collects what a process writes.
-fn follow(from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+pub fn follow(from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
     let log = Arc::new(Mutex::new(String::new()));
     let into = log.clone();
     std::thread::spawn(move || {
@@ -75,9 +76,10 @@ fn follow(from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
     log
 }
 
-fn command(rig: &Rig, manifests: &Path) -> Command {
+/// An agent of a source, which a flag names.
+pub fn command(rig: &Rig, flag: &str, source: &OsStr) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_beeline"));
-    command.args(["run", "--node-name", "node-a", "--manifests"]).arg(manifests);
+    command.args(["run", "--node-name", "node-a", flag]).arg(source);
     command.arg("--bpf-root").arg(rig.bpf_root()).arg("--cgroup-root").arg(&rig.cgroup);
     command.stderr(Stdio::piped());
     command
@@ -168,7 +170,7 @@ fn a_second_agent_on_the_same_tables_is_refused() {
     let (rig, dir) = (Rig::new(), tempfile::tempdir().unwrap());
     write(dir.path(), "web", "80");
     let _agent = Agent::start(&rig, dir.path());
-    let second = command(&rig, dir.path()).output().unwrap();
+    let second = command(&rig, "--manifests", dir.path().as_os_str()).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(said.contains("one agent per --bpf-root"), "{said}");

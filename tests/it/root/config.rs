@@ -139,6 +139,47 @@ fn pod_cidrs_of_the_node_are_the_detector_and_their_change_ends_the_agent() {
     assert!(said.contains("spec.podCIDRs of Node node-a changed"), "{said}");
 }
 
+/// An agent in a network namespace without IPv6, for two seconds: its code and what it said. 143: it still ran.
+fn without_ipv6(config: &str) -> (Option<i32>, String) {
+    let stage = Stage::new(config);
+    let script = r#"
+        ip link set lo up; sysctl -qw net.ipv6.conf.all.disable_ipv6=1 || exit 9
+        "$0" run --node-name node-a --config "$1/config.conf" --manifests "$1/objects" --bpf-root "$2" --cgroup-root "$3" &
+        (sleep 2; kill $!) & wait %1"#;
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", script, env!("CARGO_BIN_EXE_beeline")]).arg(stage.dir.path());
+    let output = command.arg(stage.rig.bpf_root()).arg(&stage.rig.cgroup).output().expect("unshare is there");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[test]
+fn a_node_of_one_family_runs_in_that_alone_and_refuses_what_is_for_the_other() {
+    // CFG-3
+    let (code, said) = without_ipv6("clusterCIDR: '10.0.0.0/8'");
+    assert!(code == Some(0) && said.contains("ready"), "{code:?}: {said}");
+    assert!(said.contains("this kernel has IPv4 alone"), "{said}");
+    let (code, said) = without_ipv6("clusterCIDR: 'fd00::/8'");
+    assert!(code == Some(1) && !said.contains("ready"), "{code:?}: {said}");
+    assert!(
+        said.contains("clusterCIDR: 'fd00::/8' names IPv6 networks alone, and this node is IPv4-only"),
+        "{said}"
+    );
+    let (code, said) = without_ipv6("bindAddress: 'fd00::1'");
+    assert!(code == Some(1) && said.contains("this kernel has no IPv6"), "{code:?}: {said}");
+}
+
+#[test]
+fn pod_cidrs_of_the_other_family_end_an_agent_that_detects_by_them() {
+    // CFG-3
+    let mut stage = Stage::new("detectLocalMode: NodeCIDR\nbindAddress: 192.0.2.1");
+    stage.start();
+    stage.node("'fd00::/64'");
+    let (code, said) = stage.ended();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("spec.podCIDRs of this Node: 'fd00::/64' are IPv6 networks alone"), "{said}");
+}
+
 #[test]
 fn changes_wait_for_the_period_that_is_asked_for() {
     let period = Duration::from_millis(600);

@@ -2,6 +2,7 @@
 
 mod agent;
 mod api;
+mod api_start;
 mod bundle;
 mod bundle_spec;
 mod config;

@@ -2,13 +2,19 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
+use beeline::datapath::maps::Reader;
 use beeline::datapath::pins::Tree;
+use beeline::inspect::dump::canonical;
+use beeline::sandbox;
+use beeline::sandbox::api_server::ApiServer;
 use beeline::sandbox::cluster::Sandbox;
-use serde_json::Value;
+use beeline::sandbox::node::Node;
+use serde_json::{Value, json};
 
 use super::agent::{Agent, until};
 use super::datapath_rig::{Dialler, Rig, Server};
@@ -120,6 +126,45 @@ fn an_address_that_is_taken_stops_nothing_and_is_had_as_soon_as_it_is_free() {
     assert_eq!(agent.log().matches("cannot listen on").count(), 1, "{}", agent.log());
 }
 
+/// What an agent says and ends with before a health port that is taken, with a flag more; it has five seconds.
+fn before_a_taken_port(node: &Node, source: [&str; 2], flag: &str) -> (Option<bool>, String) {
+    let taken: SocketAddr = (node.ip4(), 10256).into();
+    let taken = node.netns().run(|| Ok(std::net::TcpListener::bind(taken)?)).unwrap();
+    let at = taken.local_addr().unwrap().to_string();
+    let mut agent = node.start_agent_of(source, &["--healthz-bind-address", &at, flag]).unwrap();
+    let end = Instant::now() + Duration::from_secs(5);
+    let says = |agent: &sandbox::agent::Agent| agent.log().unwrap().contains(&format!("listen on {at}"));
+    while Instant::now() < end && (!says(&agent) || (flag.ends_with("true") && agent.runs())) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let success = if agent.runs() { None } else { agent.stop().ok().map(|status| status.success()) };
+    (success, agent.log().unwrap())
+}
+
+#[test]
+fn a_health_port_that_is_taken_ends_the_agent_only_if_that_is_asked_for() {
+    // HLT-8, MET-10
+    let sandbox = Sandbox::new("hard").unwrap();
+    let node = sandbox.add_node("n1").unwrap();
+    let server = ApiServer::start_in(node.netns().as_fd().try_clone_to_owned().unwrap()).unwrap();
+    server.put(json!({"kind": "Node", "metadata": {"name": node.name()}})).unwrap();
+    let failed = || server.events().into_iter().find(|e| e["reason"] == "FailedToStartProxierHealthcheck");
+    let source = ["--apiserver", &server.url()];
+
+    let (success, log) = before_a_taken_port(&node, source, "--bind-address-hard-fail=false");
+    assert_eq!(success, None, "it goes on: {log}");
+    assert!(log.contains("health: cannot listen on") && log.contains("--healthz-bind-address"), "{log}");
+    assert_eq!(failed(), None);
+
+    let (success, log) = before_a_taken_port(&node, source, "--bind-address-hard-fail=true");
+    assert_eq!(success, Some(false), "{log}");
+    assert!(log.contains("bindAddressHardFail is set: health: listen on"), "{log}");
+    let event = failed().expect("it is an event");
+    assert_eq!(event["regarding"]["name"], node.name());
+    assert!(event["note"].as_str().unwrap().contains("listen on"), "{event}");
+    sandbox.close().unwrap();
+}
+
 /// A load balancer `lb` with `externalTrafficPolicy: Local` and one endpoint on n1, and the Node n1.
 fn balancer(dir: &Path, conditions: &str, taint: &str) {
     let time = humantime(SystemTime::now());
@@ -184,6 +229,21 @@ fn balancers_see_what_the_node_has() {
         "well under a second"
     );
     assert_eq!(ask(metrics, "/proxyMode").unwrap().1.body, "nftables");
+
+    // HC-1
+    let said = || agent.log().unwrap().matches("Service default/lb is of type LoadBalancer").count();
+    assert_eq!(said(), 0);
+    let text = fs::read_to_string(dir.path().join("lb.yaml")).unwrap();
+    let without = text.replace(" healthCheckNodePort: 30500,", "");
+    for change in ["port: 80", "port: 81"] {
+        fs::write(dir.path().join(".aside"), without.replace("port: 80", change)).unwrap();
+        fs::rename(dir.path().join(".aside"), dir.path().join("lb.yaml")).unwrap();
+        let dialled = format!("172.30.0.9:{}", change.trim_start_matches("port: "));
+        let rows = || canonical(&Reader::open(node.bpf_root()).unwrap().rows().unwrap());
+        until("it is programmed", || rows().contains(&dialled) && said() > 0);
+    }
+    assert_eq!(said(), 1, "{}", agent.log().unwrap());
+    assert_eq!(status(check, "/"), None, "no port");
 
     fs::remove_file(dir.path().join("lb.yaml")).unwrap();
     until("no Service, no port", || status(check, "/").is_none());
