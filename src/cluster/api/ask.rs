@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
@@ -57,7 +56,7 @@ async fn send(door: &Door, request: Builder, body: Body, patience: Duration) -> 
     let response = timeout(patience, client.send(request))
         .await
         .map_err(|_| Failure::Lost(format!("no answer in {} s", patience.as_secs())))
-        .and_then(|sent| sent.map_err(|error| Failure::Lost(format!("{:#}", anyhow!(error)))));
+        .and_then(|sent| sent.map_err(|error| Failure::lost(&error)));
     let code = response.as_ref().ok().map(|response| response.status().as_u16());
     door.tally().asked(asked, code);
     let (parts, body) = response?.into_parts();

@@ -1,5 +1,6 @@
 //! What can go wrong with a request, in words that say what to do, and what follows from it.
 
+use std::error::Error;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -32,6 +33,19 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// No answer, for a reason whose parts repeat each other.
+    pub fn lost(error: &dyn Error) -> Failure {
+        let (mut said, mut next) = (error.to_string(), error.source());
+        while let Some(part) = next {
+            let text = part.to_string();
+            if !said.ends_with(&text) {
+                said = format!("{said}: {text}");
+            }
+            next = part.source();
+        }
+        Failure::Lost(said)
+    }
+
     /// The version or page that was asked for is not there any more: all is to be listed anew.
     pub fn is_expired(&self) -> bool {
         matches!(self, Failure::Refused { code: 410, .. })
@@ -166,6 +180,14 @@ mod tests {
         assert!(pause >= Duration::from_secs(7) && pause <= Duration::from_secs(14), "{pause:?}");
         let absurd = Failure::of_answer(StatusCode::SERVICE_UNAVAILABLE, Some("9999999999"), b"");
         assert!(absurd.pause(&Pace::default(), &mut Backoff::new(1)) <= 2 * LONGEST_ASKED);
+    }
+
+    #[test]
+    fn what_the_layers_below_repeat_is_said_once() {
+        let error = anyhow::anyhow!("refused").context("connect").context("request: connect");
+        let error: Box<dyn Error> = error.into();
+        let Failure::Lost(said) = Failure::lost(&*error) else { panic!("no answer is lost") };
+        assert_eq!(said, "request: connect: refused");
     }
 
     #[test]
