@@ -114,7 +114,13 @@ packages() {
 			conntrack conntrack
 		LIST
 		;;
-	image) echo "buildah buildah" ;;
+	image)
+		# buildah of Debian 13 looks for netavark, though a scratch image has no network.
+		cat <<-'LIST'
+			buildah buildah
+			netavark /usr/lib/podman/netavark
+		LIST
+		;;
 	container)
 		cat <<-'LIST'
 			crun crun
