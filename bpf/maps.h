@@ -114,7 +114,7 @@ struct {
  * bl_sieve: 0 -> the prefixes that frontends lie in. An address it lets fall through is
  * no frontend's, which spares connections to anything else the looks into bl_frontends.
  * Writer: agent, a bit before the frontend that needs it. Readers: BPF, CLI. Bits are
- * only added; a start drops those nobody needs any more.
+ * only added; once the programs of a start are attached those nobody needs are dropped.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

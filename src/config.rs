@@ -125,6 +125,8 @@ pub struct Config {
     pub masquerade_all: bool,
     /// Changes that come sooner after a write wait for each other; zero: none waits.
     pub min_sync_period: Duration,
+    /// A change that waits for longer is ill health: twice `syncPeriod` (HLT-3).
+    pub late: Duration,
     /// Where `/healthz` is served; `None`: nowhere (HLT-8).
     pub healthz: Option<SocketAddr>,
     /// Where `/metrics` is served; `None`: nowhere (HLT-8).
@@ -175,6 +177,7 @@ impl Config {
         let source = source(&flags, &effective.config, machine.has_account)?;
         let detector = effective.detector().map_err(|error| ConfigError::Field(format!("{error:#}")))?;
         let (masquerade_all, min_sync_period) = (effective.masquerade_all(), effective.min_sync_period());
+        let late = effective.sync_period().to_std() * 2;
         // On a bare machine nothing is touched that nobody named.
         let is_bare = !effective.is_file && matches!(source, Source::Manifests(_));
         let Effective { config, given, .. } = effective;
@@ -196,6 +199,7 @@ impl Config {
             detector,
             masquerade_all,
             min_sync_period: min_sync_period.to_std(),
+            late,
             healthz: address(&kube_proxy.healthz_bind_address),
             metrics: address(&kube_proxy.metrics_bind_address),
             bind_hard_fail: kube_proxy.bind_address_hard_fail,

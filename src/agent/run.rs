@@ -124,7 +124,7 @@ impl Agent {
         let (source, mut events) = Source::open(config).await?;
         node.see(&mut events)?;
         world.apply(Event::Host(Box::new(node.host())));
-        let board = Arc::new(Board::new(epoch));
+        let board = Arc::new(Board::new(epoch, config.late));
         let (services, slices) = changes(&events);
         board.told().kube_proxy.changed(services, slices);
         events.into_iter().for_each(|event| world.apply(event));
@@ -231,8 +231,8 @@ impl Agent {
         let is_changed = self.reconciler.absorb(events);
         let mut told = self.board.told();
         told.is_eligible = is_eligible(self.reconciler.world().node(), self.may_lack_node);
-        told.kube_proxy.changed(services, slices);
         if is_changed {
+            told.kube_proxy.changed(services, slices);
             told.queued(self.board.now());
         }
         drop(told);
@@ -256,6 +256,7 @@ impl Agent {
         let outcome = self.reconciler.sync(started);
         let (is_first, touched) = (outcome.is_first, outcome.touched);
         let took = self.now().saturating_sub(started);
+        self.board.told().kube_proxy.none_pending();
         let behind = self.reconciler.is_behind();
         let sync =
             (is_first || touched != [false; 2]).then_some(Sync { is_full: is_first, took, touched, behind });

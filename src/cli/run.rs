@@ -12,7 +12,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use self::flags::KubeProxyFlags;
 use super::render::print;
-use super::{Usage, cleanup};
+use super::{Usage, cleanup, exit_code};
 use crate::agent;
 use crate::config::kube_proxy::types::Logging;
 use crate::config::kube_proxy::{self, Effective};
@@ -82,6 +82,18 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let file = args.config.as_deref().map(read).transpose()?;
     let effective = effective(file.as_ref(), &args.kube_proxy)?;
     log(&effective.config.logging);
+    let is_json = effective.config.logging.format == "json";
+    match with_log(args, file, effective) {
+        // Why an agent ends is a line like the others.
+        Err(error) if is_json => {
+            tracing::error!("{error:#}");
+            Ok(ExitCode::from(exit_code(&error)))
+        }
+        done => done,
+    }
+}
+
+fn with_log(args: Args, file: Option<ConfigFile>, effective: Effective) -> Result<ExitCode> {
     effective.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     if let Some(path) = &args.write_config_to {
         return write_config(path, effective, args.node_name.as_deref());

@@ -116,7 +116,11 @@ pub const FLAGS: &[Flag] = &[
         Period { name: "minSyncPeriod", ipvs: false },
         "How long changes wait for others after a write",
     ),
-    f("iptables-sync-period", Period { name: "syncPeriod", ipvs: false }, "Not used"),
+    f(
+        "iptables-sync-period",
+        Period { name: "syncPeriod", ipvs: false },
+        "Half the time that a change may wait before that is ill health",
+    ),
     f("ipvs-exclude-cidrs", Field("ipvs.excludeCIDRs"), "Not used"),
     f(
         "ipvs-min-sync-period",
@@ -125,7 +129,11 @@ pub const FLAGS: &[Flag] = &[
     ),
     f("ipvs-scheduler", Field("ipvs.scheduler"), "Not used"),
     f("ipvs-strict-arp", Field("ipvs.strictARP"), "Not used"),
-    f("ipvs-sync-period", Period { name: "syncPeriod", ipvs: true }, "Not used"),
+    f(
+        "ipvs-sync-period",
+        Period { name: "syncPeriod", ipvs: true },
+        "The same as --iptables-sync-period, for --proxy-mode=ipvs",
+    ),
     f("ipvs-tcp-timeout", Field("ipvs.tcpTimeout"), "Not used"),
     f("ipvs-tcpfin-timeout", Field("ipvs.tcpFinTimeout"), "Not used"),
     f("ipvs-udp-timeout", Field("ipvs.udpTimeout"), "Not used"),

@@ -159,6 +159,16 @@ impl Effective {
         self.config.iptables.masquerade_all || self.config.nftables.masquerade_all
     }
 
+    /// `syncPeriod` of the mode's section.
+    pub fn sync_period(&self) -> GoDuration {
+        let config = &self.config;
+        match config.mode.as_str() {
+            "nftables" => config.nftables.sync_period,
+            "ipvs" => config.ipvs.sync_period,
+            _ => config.iptables.sync_period,
+        }
+    }
+
     /// `minSyncPeriod` of the mode's section.
     pub fn min_sync_period(&self) -> GoDuration {
         let config = &self.config;

@@ -113,7 +113,7 @@ impl Datapath {
             }
         };
         let tables = PinnedTables::new(&maps, options.quiesce)?;
-        tables.shake_sieve().context("fill bl_sieve from bl_frontends")?;
+        tables.fill_sieve(false).context("fill bl_sieve from bl_frontends")?;
         Ok(Datapath {
             tree,
             lock,
@@ -142,7 +142,9 @@ impl Datapath {
     /// Or a folder could not be put in place: its tables are live, and a start puts it there.
     pub fn publish(&mut self) -> Result<()> {
         attach::attach(&self.tree, &self.cgroup, &self.programs)?;
-        self.live = true;
+        if !std::mem::replace(&mut self.live, true) {
+            self.tables.fill_sieve(true).context("fill bl_sieve from bl_frontends")?;
+        }
         for (group, side) in GROUPS.iter().zip(&mut self.sides) {
             pins::settle(&self.tree, group, *side)?;
             *side = Side::Place;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::sockopt::{ReceiveTimeout, SendTimeout};
+use nix::sys::socket::sockopt::{ReceiveTimeout, ReuseAddr, SendTimeout};
 use nix::sys::socket::{
     self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrLike, SockaddrStorage, setsockopt,
 };
@@ -58,6 +58,18 @@ pub fn std_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
         return Some(SocketAddr::V4((*v4).into()));
     }
     address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into()))
+}
+
+/// Binds a socket to an address, port 0 for any, that a server which sets SO_REUSEADDR, as std's do, may
+/// listen on and nobody else gets.
+///
+/// # Errors
+/// What the calls answer.
+pub fn reserve(protocol: Protocol, at: SocketAddr) -> Result<OwnedFd, Errno> {
+    let fd = open(protocol, at.is_ipv6(), SockFlag::empty())?;
+    setsockopt(&fd, ReuseAddr, &true)?;
+    socket::bind(fd.as_raw_fd(), &wire(at, false))?;
+    Ok(fd)
 }
 
 /// `getsockname`.

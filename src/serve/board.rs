@@ -13,9 +13,6 @@ use crate::model::names::ObjectName;
 use crate::plan::health::{Check, Effect, Health, Lacking, Moment};
 use crate::plan::table::{Map, TableError};
 
-/// A change may wait for this long before the proxy is unhealthy: twice kube-proxy's sync period (HLT-3).
-const LATE: Duration = Duration::from_secs(60);
-
 /// The board: the agent writes after each step, the servers read when they are asked. Nobody holds it for
 /// longer than it takes to copy a few numbers.
 #[derive(Debug)]
@@ -97,20 +94,23 @@ pub struct Sync {
 }
 
 impl Board {
-    /// A board on which nothing is told, with the zero of the steady clock.
-    pub fn new(epoch: Instant) -> Board {
+    /// A board on which nothing is told, with the zero of the steady clock. A change that waits for longer
+    /// than `late` is ill health (HLT-3).
+    pub fn new(epoch: Instant, late: Duration) -> Board {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = wall.saturating_sub(epoch.elapsed());
         let told = Told {
             synced: false,
             used: Vec::new(),
             pending: BTreeMap::new(),
             failures: BTreeMap::new(),
             problems: BTreeMap::new(),
-            health: Health::new(LATE),
+            health: Health::new(late),
             is_eligible: false,
             checks: BTreeMap::new(),
             listen_in: Vec::new(),
             lacking: BTreeMap::new(),
-            kube_proxy: Kube::default(),
+            kube_proxy: Kube::new(since),
         };
         Board { epoch, told: Mutex::new(told), moved: Notify::new() }
     }

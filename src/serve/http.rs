@@ -1,5 +1,6 @@
 //! Listeners and answers: as little of HTTP as kube-proxy shows.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -17,15 +18,19 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
 
 use crate::host::socket;
 
 /// An address that could not be had is tried again after this long (HLT-8).
 const AGAIN: Duration = Duration::from_secs(5);
 /// A client that does not finish its request in this time is hung up on.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Connections that one listener serves at a time; more wait to be accepted.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A connection is over after this long, whatever its client does: a scrape takes a fraction of a second.
+const LIFE: Duration = Duration::from_secs(120);
+/// Connections that one listener serves at a time. For one more the oldest is hung up on, so that nobody who
+/// only holds connections keeps a probe from being answered.
 const CONNECTIONS: usize = 64;
 /// After accept(2) failed (no descriptors, mostly) the next try waits this long.
 const BREATH: Duration = Duration::from_millis(100);
@@ -90,13 +95,19 @@ pub async fn listen(place: Place, site: Site) -> anyhow::Error {
 /// Serves what connects. Dropping the future hangs up on everybody.
 pub async fn accept(listener: &TcpListener, site: &Site) {
     let mut connections = JoinSet::new();
+    let mut by_age: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         while connections.len() >= CONNECTIONS {
+            by_age.retain(|connection| !connection.is_finished());
+            by_age.pop_front().inspect(AbortHandle::abort);
             connections.join_next().await;
         }
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(serve(stream, site.clone()))),
+                Ok((stream, _)) => {
+                    by_age.retain(|connection| !connection.is_finished());
+                    by_age.push_back(connections.spawn(timeout(LIFE, serve(stream, site.clone()))));
+                }
                 Err(error) => {
                     tracing::debug!("accept: {error}");
                     tokio::time::sleep(BREATH).await;

@@ -42,6 +42,8 @@ pub struct Kube {
     pub service_changes: Changes,
     /// Answers of `/healthz` and `/livez` by code (HLT-7).
     pub probes: BTreeMap<(Probe, u16), u64>,
+    /// When counting began, since the Unix epoch.
+    since: Duration,
 }
 
 /// Changes that came from the source.
@@ -62,8 +64,9 @@ pub enum Probe {
     Livez,
 }
 
-impl Default for Kube {
-    fn default() -> Kube {
+impl Kube {
+    /// Nothing was counted yet, since this time after the Unix epoch.
+    pub fn new(since: Duration) -> Kube {
         let sync = || [(); 2].map(|()| Histogram::new(SYNC.to_vec()));
         Kube {
             sync: sync(),
@@ -75,11 +78,10 @@ impl Default for Kube {
             endpoint_changes: Changes::default(),
             service_changes: Changes::default(),
             probes: BTreeMap::new(),
+            since,
         }
     }
-}
 
-impl Kube {
     /// Changes have come.
     pub fn changed(&mut self, services: u64, slices: u64) {
         for (changes, count) in [(&mut self.service_changes, services), (&mut self.endpoint_changes, slices)]
@@ -97,13 +99,18 @@ impl Kube {
             let of_kind = if sync.is_full { &mut self.full } else { &mut self.partial };
             of_kind[at].observe(took);
         }
+    }
+
+    /// No change waits to be written.
+    pub fn none_pending(&mut self) {
         self.service_changes.pending = 0;
         self.endpoint_changes.pending = 0;
     }
 
-    /// Changes that happened at these times are in force.
+    /// Changes that happened at these times are in force. What happened before the start says nothing of
+    /// this proxy (MET-2).
     pub(super) fn programmed(&mut self, triggers: &[(Family, Duration)], now: Moment) {
-        for (family, time) in triggers {
+        for (family, time) in triggers.iter().filter(|(_, time)| *time >= self.since) {
             let took = now.wall.saturating_sub(*time);
             self.programming[family.index()].observe(took.as_secs_f64());
         }

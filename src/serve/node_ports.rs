@@ -59,16 +59,23 @@ impl<T> Ledger<T> {
         Ledger { have: BTreeMap::new(), failed: BTreeMap::new(), networks: Vec::new() }
     }
 
-    /// Closes what is not wanted at its place any more, and opens what is missing. Returns what was refused.
-    fn follow(&mut self, wanted: Wanted, open: impl Fn(&[IpNet], &Key, u16) -> Result<T>) -> Vec<Refused> {
-        let Wanted { ports, networks } = wanted;
-        if self.networks != networks {
-            *self = Ledger { networks, ..Ledger::new() };
+    /// Takes out what is not wanted at its place any more. It is to be closed before anything is opened,
+    /// which may be at the same place.
+    fn leave(&mut self, wanted: &Wanted) -> Vec<T> {
+        let stays = self.networks == wanted.networks;
+        if !stays {
+            self.failed.clear();
+            self.networks.clone_from(&wanted.networks);
         }
-        self.have.retain(|key, (port, _)| ports.get(key) == Some(port));
+        let goes = |key: &Key, port: &u16| !stays || wanted.ports.get(key) != Some(port);
+        self.have.extract_if(.., |key, (port, _)| goes(key, port)).map(|(_, (_, server))| server).collect()
+    }
+
+    /// Opens what is missing. Returns what was refused.
+    fn open(&mut self, wanted: Wanted, open: impl Fn(&[IpNet], &Key, u16) -> Result<T>) -> Vec<Refused> {
         let mut failed = BTreeMap::new();
         let mut refused = Vec::new();
-        for (key, port) in ports {
+        for (key, port) in wanted.ports {
             if self.have.contains_key(&key) {
                 continue;
             }
@@ -99,9 +106,13 @@ pub struct Ports {
 
 /// Keeps the listeners as the board wants them, for ever.
 pub async fn follow(ports: Ports) {
-    let mut ledger = Ledger::new();
+    let mut ledger: Ledger<JoinSet<()>> = Ledger::new();
     loop {
-        let refused = ledger.follow(ports.wanted(), |networks, key, port| open(&ports, networks, key, port));
+        let wanted = ports.wanted();
+        for mut server in ledger.leave(&wanted) {
+            server.shutdown().await;
+        }
+        let refused = ledger.open(wanted, |networks, key, port| open(&ports, networks, key, port));
         for Refused { key, port, error, is_new } in refused {
             ports.report(&key.0, port, &error, is_new);
         }
@@ -249,7 +260,8 @@ mod tests {
         let shown = |refused: &Refused| {
             format!("{}{}{} ", refused.key.0.name, refused.port, if refused.is_new { "!" } else { "" })
         };
-        ledger.follow(wanted, open).iter().map(shown).collect()
+        ledger.leave(&wanted);
+        ledger.open(wanted, open).iter().map(shown).collect()
     }
 
     #[test]
@@ -270,7 +282,10 @@ mod tests {
     #[test]
     fn an_answer_is_what_the_board_says() {
         // HC-3, HC-4
-        let board = Arc::new(Board::new(std::time::Instant::now() - Duration::from_secs(100)));
+        let board = Arc::new(Board::new(
+            std::time::Instant::now() - Duration::from_secs(100),
+            Duration::from_secs(60),
+        ));
         let answer = |name: &str| {
             let answer = Site { board: board.clone(), key: key(name) }.answer("/");
             (answer.status().as_u16(), answer.headers()[WEIGHT].to_str().unwrap().to_owned())
@@ -309,7 +324,9 @@ mod tests {
                 *opened.borrow_mut() += &format!("{}{port} in {} ", key.0.name, networks[0]);
                 Ok(())
             };
-            assert!(ledger.follow(wanted(pairs, &[net]), open).is_empty());
+            let wanted = wanted(pairs, &[net]);
+            ledger.leave(&wanted);
+            assert!(ledger.open(wanted, open).is_empty());
             opened.into_inner()
         };
         let net = "10.0.0.0/8";

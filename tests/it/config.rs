@@ -48,6 +48,24 @@ fn kubeadms_command_line_works_unchanged() {
 }
 
 #[test]
+fn why_an_agent_ends_is_a_line_of_its_log() {
+    let line = ["run", "--log-format=json", "--kubeconfig=/nonexistent", "--node-name=a"];
+    let output = run(Path::new(BEELINE), &line);
+    assert_ne!(output.status.code(), Some(0));
+    let said = stderr(&output);
+    let lines: Vec<serde_json::Value> = said
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect();
+    let last = lines.last().expect("it says something");
+    assert_eq!(last["level"], "ERROR");
+    assert!(
+        last["fields"]["message"].as_str().is_some_and(|message| message.contains("/nonexistent")),
+        "{last}"
+    );
+}
+
+#[test]
 fn flags_are_written_and_logging_flags_win_over_the_file() {
     // CFG-1, CFG-4
     let line = [

@@ -41,7 +41,7 @@ fn serve(change: impl FnOnce(&mut Options)) -> Served {
         tally: None,
     };
     change(&mut options);
-    let board = Arc::new(Board::new(Instant::now()));
+    let board = Arc::new(Board::new(Instant::now() - Duration::from_secs(60), Duration::from_secs(60)));
     let events = Arc::new(Mutex::new(Vec::new()));
     let seen = events.clone();
     let recorder = Recorder::new(Box::new(move |event| seen.lock().unwrap().push(event)));
@@ -384,6 +384,43 @@ fn health_check_node_ports_move_to_where_the_node_is() {
     until("the other family stays", || TcpStream::connect(six).is_ok());
     served.board.listen_in(vec!["127.0.0.1/32".parse().unwrap()]);
     until("it is back", || TcpStream::connect(at).is_ok() && TcpStream::connect(six).is_err());
+    assert!(served.events.lock().unwrap().is_empty(), "nobody was in the way");
+}
+
+#[test]
+fn a_health_check_node_port_goes_from_one_service_to_another_at_once() {
+    // HC-7: the place is free before it is taken again.
+    let served = Served::ready(|_| ());
+    let at = free_address();
+    let all = |owner: usize| -> Vec<_> {
+        let mut effects = effect(at.port(), [Some(2), None]);
+        effects.extend(effect(at.port(), [Some(2), None]));
+        effects[1].0 = ObjectName::new("demo", "other");
+        effects[1 - owner].1.checks = [None, None];
+        effects
+    };
+    for owner in [0, 1, 0, 1, 0] {
+        served.follow(all(owner));
+        let name =
+            if owner == 0 { effect(1, [None, None])[0].0.clone() } else { ObjectName::new("demo", "other") };
+        let wanted = format!("\"name\": \"{}\"", name.name);
+        let began = Instant::now();
+        until("it answers for its new owner", || {
+            ask(at, "GET", "/").is_ok_and(|answer| answer.body.contains(&wanted))
+        });
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    }
+    assert!(served.events.lock().unwrap().is_empty(), "nobody was in the way");
+}
+
+#[test]
+fn whoever_only_holds_connections_keeps_nobody_from_being_answered() {
+    let served = Served::ready(|_| ());
+    let idle: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(served.health).unwrap()).collect();
+    let began = Instant::now();
+    get(served.health, "/livez");
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    drop(idle);
 }
 
 #[test]
@@ -398,7 +435,8 @@ fn what_happens_shows_in_the_metrics_of_kube_proxy() {
     assert_eq!(metric("kubeproxy_sync_proxy_rules_endpoint_changes_pending"), 3.0);
     assert_eq!(metric(r#"kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"}"#), 0.0);
     let mut effects = effect(0, [None, None]);
-    effects[0].1.triggers = vec![(Family::V6, now.wall - Duration::from_secs(2))];
+    let ago = |seconds: u64| (Family::V6, now.wall - Duration::from_secs(seconds));
+    effects[0].1.triggers = vec![ago(2), ago(3600)];
     effects[0].1.lacking = Lacking { internal: [2, 0], external: [0, 1] };
     let sync = Sync {
         is_full: false,
@@ -407,7 +445,9 @@ fn what_happens_shows_in_the_metrics_of_kube_proxy() {
         behind: [true, false],
     };
     served.board.follow(Some(sync), [true, false], effects);
+    served.board.told().kube_proxy.none_pending();
     assert_eq!(metric("kubeproxy_sync_proxy_rules_endpoint_changes_pending"), 0.0);
+    assert_eq!(programming(r#"count{ip_family="IPv6"}"#), 1.0, "what happened before the start says nothing");
     assert_eq!(metric("kubeproxy_sync_proxy_rules_service_changes_total"), 2.0);
     assert_eq!(programming(r#"bucket{ip_family="IPv6",le="2"}"#), 0.0);
     assert_eq!(programming(r#"bucket{ip_family="IPv6",le="3"}"#), 1.0);

@@ -71,8 +71,7 @@ const IPVS: &str = "there is no IPVS in Beeline's data path";
 const WINDOWS: &str = "it is for Windows";
 const STREAMS: &str = "all log lines go to stderr at once";
 const MARK: &str = "no packet is marked";
-const NO_AUDIT: &str =
-    "tables follow each change and failed rows are retried alone; nothing is synced again by the clock";
+const SYNC: &str = "a change that waits for more than twice this long is ill health (HLT-3); nothing is synced again by the clock";
 const CLIENT: &str = "watches are few and last long, so nothing is throttled";
 const ENCODING: &str = "the source asks for the encoding that it reads best";
 const CONNTRACK: &str = "set as given, 0 leaves it";
@@ -132,9 +131,9 @@ pub const FIELDS: &[Field] = &[
     f("iptables.masqueradeBit", Int, Never(MARK)),
     f("iptables.masqueradeAll", Bool, OfMode(MASQUERADE)),
     f("iptables.localhostNodePorts", Bool, NotYet("NodePorts are not served")),
-    f("iptables.syncPeriod", Duration, Never(NO_AUDIT)),
+    f("iptables.syncPeriod", Duration, OfMode(SYNC)),
     f("iptables.minSyncPeriod", Duration, OfMode(MIN_SYNC)),
-    f("ipvs.syncPeriod", Duration, Never(NO_AUDIT)),
+    f("ipvs.syncPeriod", Duration, OfMode(SYNC)),
     f("ipvs.minSyncPeriod", Duration, OfMode(MIN_SYNC)),
     f("ipvs.scheduler", Text, Never(IPVS)),
     f("ipvs.excludeCIDRs", Texts, Never(IPVS)),
@@ -144,7 +143,7 @@ pub const FIELDS: &[Field] = &[
     f("ipvs.udpTimeout", Duration, Never(IPVS)),
     f("nftables.masqueradeBit", Int, Never(MARK)),
     f("nftables.masqueradeAll", Bool, OfMode(MASQUERADE)),
-    f("nftables.syncPeriod", Duration, Never(NO_AUDIT)),
+    f("nftables.syncPeriod", Duration, OfMode(SYNC)),
     f("nftables.minSyncPeriod", Duration, OfMode(MIN_SYNC)),
     f("winkernel.networkName", Text, Never(WINDOWS)),
     f("winkernel.sourceVip", Text, Never(WINDOWS)),

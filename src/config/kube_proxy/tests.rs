@@ -295,6 +295,16 @@ fn each_field_with_an_effect_has_it() {
 }
 
 #[test]
+fn a_change_is_late_after_twice_the_sync_period_of_the_mode() {
+    // HLT-3
+    let late = |text: &str| effective(Some(&format!("{HEAD}{text}")), &[]).unwrap().sync_period().to_string();
+    assert_eq!(late(""), "30s");
+    assert_eq!(late("iptables: {syncPeriod: 5m}"), "5m0s");
+    assert_eq!(late("mode: nftables\niptables: {syncPeriod: 5m}\nnftables: {syncPeriod: 1m}"), "1m0s");
+    assert_eq!(late("mode: ipvs\nipvs: {syncPeriod: 2m}"), "2m0s");
+}
+
+#[test]
 fn what_the_mode_decides_and_the_detector() {
     // SNAT-5, SNAT-8
     let config = |fields: &str| file(fields).unwrap();
@@ -400,7 +410,7 @@ fn every_flag_is_honoured_or_named() {
             effective.warnings.iter().any(|warning| warning.starts_with(&format!("--{}", flag.name)));
         let is_honoured = match flag.target {
             flags::Target::Field(path) => matches!(fields::field(path).unwrap().effect, Effect::Does(_)),
-            flags::Target::MasqueradeAll | flags::Target::Period { name: "minSyncPeriod", .. } => true,
+            flags::Target::MasqueradeAll | flags::Target::Period { .. } => true,
             _ => false,
         };
         assert_ne!(is_named, is_honoured, "--{}: {:?}", flag.name, effective.warnings);

@@ -155,7 +155,7 @@ impl Reader {
     }
 
     fn hash_rows(&self, rows: &mut Rows) -> io::Result<()> {
-        let sieve = read_sieve(self.map(SIEVE));
+        let sieve = read_sieve(self.map(SIEVE))?;
         scan_hash(self.map(Map::Frontends.name()), |key, value| {
             // What BPF does not find is not there.
             let held = wire::read::<wire::bl_frontend_key>(key).filter(|raw| wire::sieve_holds(&sieve, raw));
@@ -209,7 +209,7 @@ impl Reader {
 impl Lookup for Reader {
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
         let key = wire::frontend_key(key);
-        if !wire::sieve_holds(&read_sieve(self.map(SIEVE)), &key) {
+        if !wire::sieve_holds(&read_sieve(self.map(SIEVE)).ok()?, &key) {
             return None;
         }
         wire::read_frontend(&key, self.row::<u64>(Map::Frontends.name(), wire::bytes(&key))?)

@@ -68,10 +68,11 @@ impl PinnedTables {
         })
     }
 
-    /// Has the sieve hold the frontends that are there, and no others: at a start. Tables that grow share
-    /// their sieve with those they replace.
-    pub(crate) fn shake_sieve(&self) -> io::Result<()> {
-        let mut sieve = wire::bl_sieve::default();
+    /// Has the sieve hold the frontends that are there: at a start, on top of what it held, since other
+    /// programs may still go by it; and once ours are attached, nothing else. Tables that grow share their
+    /// sieve with those they replace.
+    pub(crate) fn fill_sieve(&self, shake: bool) -> io::Result<()> {
+        let mut sieve = if shake { wire::bl_sieve::default() } else { read_sieve(&self.sieve)? };
         scan_keys(&self.frontends, |key| {
             if let Some(key) = wire::read(key) {
                 wire::sieve_add(&mut sieve, &key);
@@ -83,7 +84,8 @@ impl PinnedTables {
     /// Has the sieve hold these frontends, before they are put. What it holds is read, not remembered:
     /// so a repair repairs it as well.
     fn sieve<'a>(&self, elements: impl Iterator<Item = &'a Element>) -> Result<(), TableError> {
-        let mut sieve = read_sieve(&self.sieve);
+        let unreadable = |e: &io::Error| refused(Map::Frontends, &self.frontends, "read bl_sieve", e);
+        let mut sieve = read_sieve(&self.sieve).map_err(|e| unreadable(&e))?;
         let before = sieve;
         let frontends = elements.filter(|element| element.map == Map::Frontends);
         frontends
@@ -317,10 +319,11 @@ impl Tables for PinnedTables {
 }
 
 /// What the sieve holds.
-pub(super) fn read_sieve(map: &MapHandle) -> wire::bl_sieve {
+pub(super) fn read_sieve(map: &MapHandle) -> io::Result<wire::bl_sieve> {
     let mut value = [0; size_of::<wire::bl_sieve>()];
-    let found = sys::lookup(map.as_fd(), &[0; 4], &mut value).unwrap_or(false);
-    found.then(|| wire::read(&value)).flatten().unwrap_or_default()
+    // The one row of an array is always there.
+    sys::lookup(map.as_fd(), &[0; 4], &mut value)?;
+    Ok(wire::read(&value).unwrap_or_default())
 }
 
 /// A grace period that the kernel did not wait for.

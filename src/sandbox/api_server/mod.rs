@@ -22,6 +22,8 @@ use tokio::sync::{oneshot, watch};
 pub use self::objects::Kind;
 use self::objects::Objects;
 pub use self::trick::{End, Manners, StreamingLists, Trick, refusal};
+use super::proto::Protocol;
+use super::sock;
 use crate::host::netns::with_netns;
 
 /// A server that runs until it is dropped.
@@ -29,6 +31,8 @@ use crate::host::netns::with_netns;
 pub struct ApiServer {
     shared: Arc<Shared>,
     at: SocketAddr,
+    /// Bound and never listened on: keeps the port ours while the server is stopped.
+    place: Option<OwnedFd>,
     netns: Option<OwnedFd>,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
@@ -75,9 +79,21 @@ impl ApiServer {
 
     fn begin(netns: Option<OwnedFd>) -> Result<ApiServer> {
         let shared = Arc::new(Shared { state: Mutex::default(), changes: watch::Sender::new(0) });
-        let mut server = ApiServer { shared, at: ([127, 0, 0, 1], 0).into(), netns, running: None };
+        let at = ([127, 0, 0, 1], 0).into();
+        let mut server = ApiServer { shared, at, place: None, netns, running: None };
+        let place = server.inside(|| sock::reserve(Protocol::Tcp, at).context("reserve a port"))?;
+        server.at = sock::local(&place).context("a bound socket has an address")?;
+        server.place = Some(place);
         server.restart()?;
         Ok(server)
+    }
+
+    /// Does something in the server's network namespace.
+    fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        match &self.netns {
+            Some(netns) => with_netns(std::os::fd::AsFd::as_fd(netns), work),
+            None => work(),
+        }
     }
 
     /// Its address, over plain HTTP.
@@ -100,12 +116,8 @@ impl ApiServer {
     pub fn restart(&mut self) -> Result<()> {
         self.stop();
         let bind = || TcpListener::bind(self.at).with_context(|| format!("listen on {}", self.at));
-        let listener = match &self.netns {
-            Some(netns) => with_netns(std::os::fd::AsFd::as_fd(netns), bind)?,
-            None => bind()?,
-        };
+        let listener = self.inside(bind)?;
         listener.set_nonblocking(true).context("listen without blocking")?;
-        self.at = listener.local_addr().context("read the address")?;
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let (runtime, shared) = (runtime.context("start a runtime")?, self.shared.clone());

@@ -143,7 +143,7 @@ fn pod_cidrs_of_the_node_are_the_detector_and_their_change_ends_the_agent() {
 fn without_ipv6(config: &str) -> (Option<i32>, String) {
     let stage = Stage::new(config);
     let script = r#"
-        ip link set lo up; sysctl -qw net.ipv6.conf.all.disable_ipv6=1 || exit 9
+        ip link set lo up; echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6 || exit 9
         "$0" run --node-name node-a --config "$1/config.conf" --manifests "$1/objects" --bpf-root "$2" --cgroup-root "$3" &
         (sleep 2; kill $!) & wait %1"#;
     let mut command = Command::new("unshare");

@@ -230,6 +230,22 @@ fn balancers_see_what_the_node_has() {
     );
     assert_eq!(ask(metrics, "/proxyMode").unwrap().1.body, "nftables");
 
+    // MET-4: a change that concerns no row does not wait.
+    let counted = |what: &str| {
+        let name = format!("kubeproxy_sync_proxy_rules_service_changes_{what}");
+        sample(&ask(metrics, "/metrics").unwrap().1.body, &name).unwrap()
+    };
+    let before = counted("total");
+    let text = fs::read_to_string(dir.path().join("lb.yaml")).unwrap();
+    fs::write(
+        dir.path().join(".aside"),
+        text.replace("metadata: {name: lb}", "metadata: {name: lb, annotations: {x: y}}"),
+    )
+    .unwrap();
+    fs::rename(dir.path().join(".aside"), dir.path().join("lb.yaml")).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!((counted("total"), counted("pending")), (before, 0.0));
+
     // HC-1
     let said = || agent.log().unwrap().matches("Service default/lb is of type LoadBalancer").count();
     assert_eq!(said(), 0);
