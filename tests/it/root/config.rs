@@ -154,7 +154,7 @@ fn without_ipv6(config: &str) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_node_of_one_family_runs_in_that_alone_and_refuses_what_is_for_the_other() {
+fn a_node_of_one_family_serves_and_refuses_a_configuration_for_the_other() {
     // CFG-3
     let (code, said) = without_ipv6("clusterCIDR: '10.0.0.0/8'");
     assert!(code == Some(0) && said.contains("ready"), "{code:?}: {said}");
