@@ -15,8 +15,11 @@
 //!
 //! Tokens in files are read for each request, since the kubelet replaces them; there are few requests.
 //! kube reads the authority of this pod's account again each minute. Everything else is read again when the server does not accept us: [`Door::renew`].
+//!
+//! No proxy is used: one in a kubeconfig is refused, one in the environment is passed by, with a warning.
 
 mod plugin;
+mod proxy;
 mod resolve;
 mod tally;
 mod way;
@@ -26,11 +29,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use hyper::header::HeaderValue;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use kube::client::{ClientBuilder, ConfigExt};
+use kube::client::{ClientBuilder, ConfigExt, RustlsTlsError};
 use kube::config::AuthInfo;
 use tower::{BoxError, ServiceBuilder};
 
@@ -115,6 +118,7 @@ impl Door {
     pub fn open(cluster: &Cluster, roots: &Roots) -> Result<Door> {
         let way = Way::find(cluster, roots)?;
         tracing::info!("the API server is {}, with {}", way.config.cluster_url, way.credentials);
+        proxy::warn(&way.config.cluster_url);
         let place = way.config.cluster_url.to_string().trim_end_matches('/').into();
         let open = Mutex::new(Open::new(way)?);
         Ok(Door {
@@ -215,7 +219,14 @@ fn client(config: &kube::Config) -> Result<kube::Client> {
     connector.set_keepalive_interval(Some(KEEPALIVE / 4));
     connector.set_keepalive_retries(Some(3));
     connector.set_tcp_user_timeout(Some(2 * KEEPALIVE));
-    let connector = config.rustls_https_connector_with_connector(connector).context("set up TLS")?;
+    let connector = config.rustls_https_connector_with_connector(connector).map_err(|error| match error {
+        // It quotes a line, of which a key may be a part.
+        kube::Error::RustlsTls(RustlsTlsError::InvalidIdentityPem(_)) => {
+            anyhow!("the client certificate or its key is no PEM: give both anew")
+        }
+        other => other.into(),
+    });
+    let connector = connector.context("set up TLS")?;
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use beeline::cluster::api::Pace;
 use beeline::cluster::client::{Door, Roots};
 use beeline::config::Cluster;
@@ -140,6 +142,51 @@ fn a_credential_plugin_is_run() {
     let mut stage = Stage::with(&missing, Pace::hurried());
     stage.until("said", |stage| stage.complains("the credential plugin '/nonexistent/plugin'"));
     assert_eq!(stage.problems().len(), 1, "one message for all kinds: {:?}", stage.problems());
+}
+
+#[test]
+fn a_proxy_that_the_environment_names_is_not_the_kubeconfigs() {
+    // kubeadm puts the variables of the machine it runs on into kube-proxy's container.
+    for proxy in ["http://proxy.example:3128", "no url at all"] {
+        let again = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "api_tls::tokens_in_text_and_in_files_are_sent"])
+            .envs([("HTTPS_PROXY", proxy), ("https_proxy", proxy)])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&again.stdout);
+        assert!(again.status.success() && said.contains("1 passed"), "{said}");
+    }
+}
+
+#[test]
+fn no_error_quotes_a_secret() {
+    let authority = Authority::new();
+    let user = |secret: &str| {
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:1'}}}}]\nusers:\n- name: u\n  user:\n    {secret}\n"
+        )
+    };
+    let no_break = BASE64_STANDARD.encode("-----BEGIN PRIVATE KEY-----SECRET\n");
+    for secret in [
+        "token: SECRET\n   bad: [",
+        "token: [SECRET]",
+        "token: \"SECRET",
+        "exec: SECRET",
+        "exec: {command: sh, env: SECRET}",
+        "token: SECRET\n    token: SECRET",
+        &format!("client-certificate-data: {no_break}\n    client-key-data: {no_break}"),
+    ] {
+        let file = authority.write("config", &user(secret));
+        let said = error(&Cluster { kubeconfig: Some(file.into()), apiserver: None });
+        assert!(!said.contains("SECRET"), "{said}");
+        assert!(said.contains("config") || said.contains("PEM"), "{said}");
+    }
+    let said = error(&Cluster {
+        kubeconfig: Some(authority.write("config", &user("token: [SECRET]")).into()),
+        apiserver: None,
+    });
+    assert!(said.contains("line 9"), "{said}");
 }
 
 #[test]
