@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use hyper::header::HeaderValue;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -88,10 +88,18 @@ impl Token {
 }
 
 impl Open {
-    fn new(way: Way) -> Result<Open> {
+    /// A plugin that is the same as before goes on, with what it gave.
+    fn new(mut way: Way, before: Option<&Open>) -> Result<Open> {
         let token = way.token.map(Token::read).transpose()?;
         let host = way.config.cluster_url.authority().map_or("", |authority| authority.as_str()).into();
-        let plugin = way.plugin.map(|exec| Arc::new(Plugin::new(exec, plugin::LIMIT)));
+        let plugin = way.plugin.map(|exec| {
+            let kept = before.and_then(|open| open.plugin.clone().zip(Some(&open.config)));
+            let Some((plugin, config)) = kept.filter(|(plugin, _)| plugin.is_of(&exec)) else {
+                return Arc::new(Plugin::new(exec, plugin::LIMIT));
+            };
+            way.config.auth_info = config.auth_info.clone();
+            plugin
+        });
         let client = client(&way.config)?;
         Ok(Open { client, host, token, plugin, config: way.config, since: Instant::now() })
     }
@@ -120,7 +128,7 @@ impl Door {
         tracing::info!("the API server is {}, with {}", way.config.cluster_url, way.credentials);
         proxy::warn(&way.config.cluster_url);
         let place = way.config.cluster_url.to_string().trim_end_matches('/').into();
-        let open = Mutex::new(Open::new(way)?);
+        let open = Mutex::new(Open::new(way, None)?);
         Ok(Door {
             cluster: cluster.clone(),
             roots: roots.clone(),
@@ -175,8 +183,12 @@ impl Door {
     fn token_of_file(&self) -> Result<Option<HeaderValue>> {
         let mut open = self.inner();
         let Some(token) = &mut open.token else { return Ok(None) };
-        if let Ok(read) = Token::read(token.file.clone()) {
+        // An empty one is about to be written.
+        if let Some(read) = Token::read(token.file.clone()).ok().filter(|read| !read.text.is_empty()) {
             *token = read;
+        }
+        if token.text.is_empty() {
+            bail!("{} holds no token: it is empty", token.file.display());
         }
         bearer(&token.text).map(Some).with_context(|| format!("{} holds no token", token.file.display()))
     }
@@ -186,14 +198,16 @@ impl Door {
     }
 
     /// Reads address, authority and credentials anew, unless that was done just now. What was there
-    /// stays if they cannot be read.
-    pub fn renew(&self) {
+    /// stays if they cannot be read; and what a plugin gave, unless the server denied it: an outage is no
+    /// reason for every node to have new credentials made each few seconds.
+    pub fn renew(&self, is_denied: bool) {
         let mut open = self.inner();
         if open.since.elapsed() < self.renew_after {
             return;
         }
         open.since = Instant::now();
-        match Way::find(&self.cluster, &self.roots).and_then(Open::new) {
+        let before = if is_denied { None } else { Some(&*open) };
+        match Way::find(&self.cluster, &self.roots).and_then(|way| Open::new(way, before)) {
             Ok(renewed) => *open = renewed,
             Err(error) => {
                 tracing::warn!("the credentials cannot be read again, the old ones stay: {error:#}");

@@ -322,12 +322,14 @@ impl Watcher {
                 return self.do_without().await;
             }
             Failure::Broken(_) if was_listing && in_a_row >= RESUMES => self.streams_lists = false,
-            Failure::Lost(_) | Failure::Refused { code: 401 | 403 | 429, .. } => {}
+            Failure::Lost { .. }
+            | Failure::NoCredentials(_)
+            | Failure::Refused { code: 401 | 403 | 429, .. } => {}
             _ if in_a_row >= RESUMES => self.version = None,
             _ => {}
         }
         if failure.calls_for_credentials() {
-            self.door.renew();
+            self.door.renew(failure.is_unauthorized());
         }
         // A server that just started denies everything, until it has read who may what.
         let is_no_news = failure.is_expired()

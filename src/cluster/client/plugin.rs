@@ -77,6 +77,13 @@ impl Plugin {
         Plugin { exec, limit, have: Mutex::default() }
     }
 
+    /// Whether it is the one that is to be run now, so that what it gave counts.
+    pub(super) fn is_of(&self, exec: &ExecConfig) -> bool {
+        // What the cluster is like is no part of its text.
+        let text = |exec: &ExecConfig| serde_json::to_value((exec, &exec.cluster)).ok();
+        text(&self.exec) == text(exec)
+    }
+
     /// What it gives, from before if that still holds; and whether it is new. In the last minute a new one is
     /// asked for, and the old one used until its end where there is none to be had.
     ///
