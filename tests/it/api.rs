@@ -7,7 +7,7 @@ use beeline::config::Cluster;
 use beeline::sandbox::api_server::{ApiServer, End, Kind, StreamingLists, Trick, refusal};
 use serde_json::json;
 
-use super::api_stage::{Stage, recorded, server, service, slice};
+use super::api_stage::{Log, Stage, recorded, server, service, slice};
 use super::cases::{cases, change};
 use super::stage::Server as _;
 
@@ -358,6 +358,34 @@ fn a_cluster_without_service_cidrs_has_none() {
     stage.until_equal(&server);
     assert!(stage.problems().is_empty(), "{:?}", stage.problems());
     server.behave(|manners| manners.serves_cidrs = true);
+    server.put(json!({"kind": "ServiceCIDR", "metadata": {"name": "later"}, "spec": {"cidrs": ["10.200.0.0/16"]}})).unwrap();
+    stage.until("it is looked for again", |stage| stage.heard.contains(&"ServiceCIDR later".to_owned()));
+    stage.until_equal(&server);
+}
+
+#[test]
+fn a_cluster_that_denies_service_cidrs_has_none() {
+    // UND-2: who may ask is judged before it is looked whether a kind is served, and the role of kube-proxy
+    // does not name what a cluster does not serve.
+    let server = server(3);
+    server.behave(|manners| (manners.serves_cidrs, manners.denies_cidrs) = (false, true));
+    server.delete(Kind::ServiceCidr, "", "it");
+    let log = Log::begin();
+    let pace =
+        Pace { lesser_kinds: Duration::from_secs(60), absent: Duration::from_secs(1), ..Pace::hurried() };
+    let mut stage = Stage::with(&server.way(), pace);
+    stage.until("synced, and nothing is waited for", |stage| stage.source.is_synced());
+    stage.until_equal(&server);
+    let asked = || server.requests().iter().filter(|uri| uri.contains("servicecidrs")).count();
+    stage.until("asked again", |_| asked() >= 9);
+    assert!(stage.problems().is_empty(), "{:?}", stage.problems());
+    let said = log.text();
+    assert_eq!(said.matches("ServiceCIDRs are not known").count(), 1, "{said}");
+    assert!(said.contains("UND-2") && said.contains("system:node-proxier"), "{said}");
+    let before = asked();
+    stage.pump_for(Duration::from_millis(400));
+    assert!(asked() <= before + 1, "it is asked for as rarely as a kind that is not served");
+    server.behave(|manners| (manners.serves_cidrs, manners.denies_cidrs) = (true, false));
     server.put(json!({"kind": "ServiceCIDR", "metadata": {"name": "later"}, "spec": {"cidrs": ["10.200.0.0/16"]}})).unwrap();
     stage.until("it is looked for again", |stage| stage.heard.contains(&"ServiceCIDR later".to_owned()));
     stage.until_equal(&server);

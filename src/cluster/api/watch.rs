@@ -46,6 +46,8 @@ pub(super) struct Watcher {
     streams_lists: bool,
     /// Pages expired before they were all read: the next list is asked for in one piece.
     is_whole: bool,
+    /// What it costs not to know this kind was said.
+    absence_said: bool,
     /// Some list was complete.
     is_listed: bool,
     /// What is wrong was said, and whether it was an answer that made no sense.
@@ -105,6 +107,7 @@ impl Watcher {
             outbox,
             version: None,
             streams_lists: true,
+            absence_said: false,
             is_whole: false,
             is_listed: false,
             trouble: None,
@@ -321,6 +324,10 @@ impl Watcher {
             _ if failure.is_not_served() && self.resource.is_optional() && self.store.is_empty() => {
                 return self.do_without().await;
             }
+            // Who may ask is judged before it is looked whether there is such a kind.
+            _ if failure.is_forbidden() && self.resource.is_optional() && !self.is_listed => {
+                return self.do_without_for_now(failure, in_a_row).await;
+            }
             Failure::Broken(_) if was_listing && in_a_row >= RESUMES => self.streams_lists = false,
             Failure::Lost { .. }
             | Failure::NoCredentials(_)
@@ -356,6 +363,24 @@ impl Watcher {
         self.say(said).await;
         self.backoff.reset();
         sleep(self.backoff.dice().once_to_twice(self.pace.absent)).await;
+    }
+
+    /// The kind may not be asked for, and perhaps there is none: nobody waits for it. A server that just started
+    /// denies everything, so pauses grow to that of a kind that is not served.
+    async fn do_without_for_now(&mut self, failure: &Failure, in_a_row: u32) {
+        if in_a_row >= RESUMES && !self.absence_said {
+            self.absence_said = true;
+            tracing::warn!(
+                "ServiceCIDRs are not known, so a connection to an address of them that is no Service's is left                  alone instead of dropped (UND-2). If the cluster serves them (since 1.33): {}",
+                failure.message(&self.resource, "list")
+            );
+        }
+        let mut said = vec![Said::Listed(self.resource.kind)];
+        self.works(&mut said);
+        self.say(said).await;
+        self.lost.reset();
+        let pause = self.backoff.pause(self.pace.first, self.pace.absent);
+        sleep(pause).await;
     }
 
     /// What was wrong is not any more.
