@@ -392,6 +392,77 @@ fn a_cluster_that_denies_service_cidrs_has_none() {
 }
 
 #[test]
+fn a_fault_after_a_long_healthy_stream_is_the_first() {
+    // SYNC-13
+    let server = server(3);
+    for _ in 0..4 {
+        let body = refusal(500, "InternalError", "not yet");
+        server.play(Some(Kind::Service), Trick::Refuse { status: 500, retry_after: None, body });
+    }
+    // After the three objects, the end of the list and one change.
+    let ill = "{\"type\":\"ERROR\",\"object\":{\"code\":500,\"message\":\"etcd is ill\"}}";
+    server.play(Some(Kind::Service), Trick::Insert(5, ill.to_owned()));
+    let pace =
+        Pace { first: Duration::from_millis(200), longest: Duration::from_secs(20), ..Pace::hurried() };
+    let stable = pace.stable;
+    let mut stage = Stage::with(&server.way(), pace);
+    stage.until_equal(&server);
+    stage.pump_for(stable);
+    let asked = || server.requests().iter().filter(|uri| uri.contains("/services?")).count();
+    let before = asked();
+    server.put(service(1, 99)).unwrap();
+    let began = Instant::now();
+    stage.until("asked again", |_| asked() > before);
+    assert!(began.elapsed() < Duration::from_millis(700), "{:?}", began.elapsed());
+    stage.until_equal(&server);
+}
+
+#[test]
+fn a_proxy_that_says_yes_and_breaks_off_resolves_nothing() {
+    let mut server = server(3);
+    let mut stage = Stage::new(&server);
+    stage.until_equal(&server);
+    server.stop();
+    let troubled = |stage: &Stage| stage.complains("the API server cannot be reached");
+    stage.until("said", |stage| troubled(stage));
+    for kind in Kind::ALL {
+        (0..2).for_each(|_| server.play(Some(kind), Trick::Say(String::new(), End::Close)));
+    }
+    server.restart().unwrap();
+    stage.until("all broke off", |stage| {
+        assert!(troubled(stage), "resolved before anything was heard");
+        server.tricks_left() == 0
+    });
+    stage.until("resolved, though nothing changes", |stage| stage.problems().is_empty());
+}
+
+#[test]
+fn streaming_lists_are_tried_again_after_a_while() {
+    // CFG-7
+    let mut server = server(10);
+    server.play(Some(Kind::Service), Trick::Say(String::new(), End::Hold));
+    let pace = Pace { absent: Duration::from_millis(300), ..Pace::hurried() };
+    let mut stage = Stage::with(&server.way(), pace);
+    stage.until_equal(&server);
+    let count = |server: &ApiServer, part: &str| {
+        let requests = server.requests();
+        requests.iter().filter(|uri| uri.contains("/services?") && uri.contains(part)).count()
+    };
+    assert_eq!((count(&server, "sendInitialEvents"), count(&server, "limit=")), (1, 1), "silence ends it");
+    stage.pump_for(Duration::from_millis(600));
+    server.stop();
+    change(&server, 0);
+    server.compact();
+    server.restart().unwrap();
+    stage.until_equal(&server);
+    assert_eq!(
+        (count(&server, "sendInitialEvents"), count(&server, "limit=")),
+        (2, 1),
+        "a slow moment is over"
+    );
+}
+
+#[test]
 fn a_kind_that_is_refused_holds_nobody_up_for_long() {
     // SYNC-17
     let server = server(3);

@@ -13,7 +13,7 @@ pub struct Pace {
     /// The longest pause where not even a connection could be made. It is shorter: a refused connection is no
     /// load, and as soon as a server is back its nodes want to know what they missed.
     pub unreachable: Duration,
-    /// How often a kind that is not served is asked for.
+    /// How often a kind that is not served is asked for; and streaming lists, where there were none.
     pub absent: Duration,
     /// The longest that an answer, or the next piece of a list, may take.
     pub answer: Duration,

@@ -42,12 +42,12 @@ pub(super) struct Watcher {
     outbox: Sender<Vec<Said>>,
     /// Where the watch is to go on; none: all is to be listed.
     version: Option<String>,
-    /// Whether the server can stream lists: found out by asking.
-    streams_lists: bool,
-    /// Pages expired before they were all read: the next list is asked for in one piece.
-    is_whole: bool,
+    /// Until when lists come in pages, since the server did not stream them: found out by asking.
+    pages_until: Option<Instant>,
     /// What it costs not to know this kind was said.
     absence_said: bool,
+    /// Pages expired before they were all read: the next list is asked for in one piece.
+    is_whole: bool,
     /// Some list was complete.
     is_listed: bool,
     /// What is wrong was said, and whether it was an answer that made no sense.
@@ -85,7 +85,7 @@ struct FrameMeta {
 struct Progress {
     /// The objects that are there are still being named.
     in_list: bool,
-    /// Something was heard after that.
+    /// Something was heard after that: what was wrong is not any more.
     is_heard: bool,
 }
 
@@ -106,7 +106,7 @@ impl Watcher {
             lost: Backoff::new(!seed),
             outbox,
             version: None,
-            streams_lists: true,
+            pages_until: None,
             absence_said: false,
             is_whole: false,
             is_listed: false,
@@ -118,7 +118,7 @@ impl Watcher {
     pub async fn run(mut self) {
         loop {
             let (verb, done) = match self.version.clone() {
-                None if !self.streams_lists => ("list", self.list().await),
+                None if !self.streams_lists() => ("list", self.list().await),
                 version => ("watch", self.watch(version).await),
             };
             match done {
@@ -205,21 +205,24 @@ impl Watcher {
         if progress.in_list {
             self.store.begin_list();
         }
-        if self.trouble == Some(false) {
-            let mut said = Vec::new();
-            self.works(&mut said);
-            self.say(said).await;
-        }
         let mut lines = Lines::default();
         let ended = loop {
-            let patience = match progress.in_list {
+            // A server where nothing happens says nothing: that it does not break off has to do.
+            let waits_for_calm = !progress.in_list && self.trouble == Some(false);
+            let patience = match progress.in_list || waits_for_calm {
                 true => self.pace.silence,
                 false => (asked + OVERTIME).saturating_sub(began.elapsed()),
             };
             let bytes = match timeout(patience, next_piece(&mut answer)).await {
                 Err(_) if progress.in_list => {
-                    self.streams_lists = false;
+                    self.page_lists();
                     return Ok(());
+                }
+                Err(_) if waits_for_calm => {
+                    let mut said = Vec::new();
+                    self.works(&mut said);
+                    self.say(said).await;
+                    continue;
                 }
                 Err(_) => break Ok(()),
                 Ok(Err(failure)) => break Err(failure),
@@ -232,8 +235,10 @@ impl Watcher {
                 self.works(&mut said);
             }
             self.say(said).await;
-            taken?;
-            if progress.in_list && !self.streams_lists {
+            if let Err(failure) = taken {
+                break Err(failure);
+            }
+            if progress.in_list && !self.streams_lists() {
                 return Ok(());
             }
         };
@@ -275,7 +280,7 @@ impl Watcher {
             self.version = None;
         } else if progress.in_list {
             // A bookmark before the end: the server does not know that it was to send a list first.
-            self.streams_lists = false;
+            self.page_lists();
         } else {
             self.store.bookmark();
         }
@@ -292,7 +297,9 @@ impl Watcher {
         if progress.in_list {
             return ended.and(Err(Failure::Broken("it ended before the list was complete".into())));
         }
-        if progress.is_heard || lasted >= self.pace.stable {
+        // What is heard before an error or garbage may be the same each time.
+        let is_sound = !matches!(ended, Err(Failure::Refused { .. } | Failure::Garbage(_)));
+        if (progress.is_heard && is_sound) || lasted >= self.pace.stable {
             self.lost.reset();
             self.backoff.reset();
         }
@@ -315,9 +322,8 @@ impl Watcher {
         match failure {
             _ if failure.is_expired() => self.version = None,
             _ if failure.is_not_understood() => {
-                if was_listing && self.streams_lists {
-                    self.streams_lists = false;
-                    return;
+                if was_listing && self.streams_lists() {
+                    return self.page_lists();
                 }
                 self.version = None;
             }
@@ -328,7 +334,7 @@ impl Watcher {
             _ if failure.is_forbidden() && self.resource.is_optional() && !self.is_listed => {
                 return self.do_without_for_now(failure, in_a_row).await;
             }
-            Failure::Broken(_) if was_listing && in_a_row >= RESUMES => self.streams_lists = false,
+            Failure::Broken(_) if was_listing && in_a_row >= RESUMES => self.page_lists(),
             Failure::Lost { .. }
             | Failure::NoCredentials(_)
             | Failure::Refused { code: 401 | 403 | 429, .. } => {}
@@ -381,6 +387,17 @@ impl Watcher {
         self.lost.reset();
         let pause = self.backoff.pause(self.pace.first, self.pace.absent);
         sleep(pause).await;
+    }
+
+    /// Whether lists are to be streamed.
+    fn streams_lists(&self) -> bool {
+        self.pages_until.is_none_or(|until| until <= Instant::now())
+    }
+
+    /// The server does not stream lists, or not now: for a while they come in pages.
+    fn page_lists(&mut self) {
+        let while_at_most = self.backoff.dice().once_to_twice(self.pace.absent);
+        self.pages_until = Some(Instant::now() + while_at_most);
     }
 
     /// What was wrong is not any more.
