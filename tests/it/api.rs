@@ -441,7 +441,7 @@ fn streaming_lists_are_tried_again_after_a_while() {
     // CFG-7
     let mut server = server(10);
     server.play(Some(Kind::Service), Trick::Say(String::new(), End::Hold));
-    let pace = Pace { absent: Duration::from_millis(300), ..Pace::hurried() };
+    let pace = Pace { absent: Duration::from_secs(1), ..Pace::hurried() };
     let mut stage = Stage::with(&server.way(), pace);
     stage.until_equal(&server);
     let count = |server: &ApiServer, part: &str| {
@@ -449,7 +449,7 @@ fn streaming_lists_are_tried_again_after_a_while() {
         requests.iter().filter(|uri| uri.contains("/services?") && uri.contains(part)).count()
     };
     assert_eq!((count(&server, "sendInitialEvents"), count(&server, "limit=")), (1, 1), "silence ends it");
-    stage.pump_for(Duration::from_millis(600));
+    stage.pump_for(Duration::from_secs(2));
     server.stop();
     change(&server, 0);
     server.compact();
