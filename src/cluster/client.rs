@@ -15,8 +15,11 @@
 //!
 //! Tokens in files are read for each request, since the kubelet replaces them; there are few requests.
 //! kube reads the authority of this pod's account again each minute. Everything else is read again when the server does not accept us: [`Door::renew`].
+//!
+//! No proxy is used: one in a kubeconfig is refused, one in the environment is passed by, with a warning.
 
 mod plugin;
+mod proxy;
 mod resolve;
 mod tally;
 mod way;
@@ -26,11 +29,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use hyper::header::HeaderValue;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use kube::client::{ClientBuilder, ConfigExt};
+use kube::client::{ClientBuilder, ConfigExt, RustlsTlsError};
 use kube::config::AuthInfo;
 use tower::{BoxError, ServiceBuilder};
 
@@ -85,10 +88,18 @@ impl Token {
 }
 
 impl Open {
-    fn new(way: Way) -> Result<Open> {
+    /// A plugin that is the same as before goes on, with what it gave.
+    fn new(mut way: Way, before: Option<&Open>) -> Result<Open> {
         let token = way.token.map(Token::read).transpose()?;
         let host = way.config.cluster_url.authority().map_or("", |authority| authority.as_str()).into();
-        let plugin = way.plugin.map(|exec| Arc::new(Plugin::new(exec, plugin::LIMIT)));
+        let plugin = way.plugin.map(|exec| {
+            let kept = before.and_then(|open| open.plugin.clone().zip(Some(&open.config)));
+            let Some((plugin, config)) = kept.filter(|(plugin, _)| plugin.is_of(&exec)) else {
+                return Arc::new(Plugin::new(exec, plugin::LIMIT));
+            };
+            way.config.auth_info = config.auth_info.clone();
+            plugin
+        });
         let client = client(&way.config)?;
         Ok(Open { client, host, token, plugin, config: way.config, since: Instant::now() })
     }
@@ -115,8 +126,9 @@ impl Door {
     pub fn open(cluster: &Cluster, roots: &Roots) -> Result<Door> {
         let way = Way::find(cluster, roots)?;
         tracing::info!("the API server is {}, with {}", way.config.cluster_url, way.credentials);
+        proxy::warn(&way.config.cluster_url);
         let place = way.config.cluster_url.to_string().trim_end_matches('/').into();
-        let open = Mutex::new(Open::new(way)?);
+        let open = Mutex::new(Open::new(way, None)?);
         Ok(Door {
             cluster: cluster.clone(),
             roots: roots.clone(),
@@ -171,8 +183,12 @@ impl Door {
     fn token_of_file(&self) -> Result<Option<HeaderValue>> {
         let mut open = self.inner();
         let Some(token) = &mut open.token else { return Ok(None) };
-        if let Ok(read) = Token::read(token.file.clone()) {
+        // An empty one is about to be written.
+        if let Some(read) = Token::read(token.file.clone()).ok().filter(|read| !read.text.is_empty()) {
             *token = read;
+        }
+        if token.text.is_empty() {
+            bail!("{} holds no token: it is empty", token.file.display());
         }
         bearer(&token.text).map(Some).with_context(|| format!("{} holds no token", token.file.display()))
     }
@@ -182,14 +198,16 @@ impl Door {
     }
 
     /// Reads address, authority and credentials anew, unless that was done just now. What was there
-    /// stays if they cannot be read.
-    pub fn renew(&self) {
+    /// stays if they cannot be read; and what a plugin gave, unless the server denied it: an outage is no
+    /// reason for every node to have new credentials made each few seconds.
+    pub fn renew(&self, is_denied: bool) {
         let mut open = self.inner();
         if open.since.elapsed() < self.renew_after {
             return;
         }
         open.since = Instant::now();
-        match Way::find(&self.cluster, &self.roots).and_then(Open::new) {
+        let before = if is_denied { None } else { Some(&*open) };
+        match Way::find(&self.cluster, &self.roots).and_then(|way| Open::new(way, before)) {
             Ok(renewed) => *open = renewed,
             Err(error) => {
                 tracing::warn!("the credentials cannot be read again, the old ones stay: {error:#}");
@@ -215,7 +233,14 @@ fn client(config: &kube::Config) -> Result<kube::Client> {
     connector.set_keepalive_interval(Some(KEEPALIVE / 4));
     connector.set_keepalive_retries(Some(3));
     connector.set_tcp_user_timeout(Some(2 * KEEPALIVE));
-    let connector = config.rustls_https_connector_with_connector(connector).context("set up TLS")?;
+    let connector = config.rustls_https_connector_with_connector(connector).map_err(|error| match error {
+        // It quotes a line, of which a key may be a part.
+        kube::Error::RustlsTls(RustlsTlsError::InvalidIdentityPem(_)) => {
+            anyhow!("the client certificate or its key is no PEM: give both anew")
+        }
+        other => other.into(),
+    });
+    let connector = connector.context("set up TLS")?;
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())

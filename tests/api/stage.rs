@@ -106,6 +106,14 @@ impl Stage {
         true
     }
 
+    /// Takes in whatever comes in that time.
+    pub fn pump_for(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while let left @ 1.. = end.saturating_duration_since(Instant::now()).as_millis() {
+            self.pump(Duration::from_millis(left.min(50) as u64));
+        }
+    }
+
     /// Takes in until something holds.
     pub fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Stage) -> bool) {
         let deadline = Instant::now() + PATIENCE;

@@ -7,7 +7,7 @@ use beeline::config::Cluster;
 use beeline::sandbox::api_server::{ApiServer, End, Kind, StreamingLists, Trick, refusal};
 use serde_json::json;
 
-use super::api_stage::{Stage, recorded, server, service, slice};
+use super::api_stage::{Log, Stage, recorded, server, service, slice};
 use super::cases::{cases, change};
 use super::stage::Server as _;
 
@@ -361,6 +361,105 @@ fn a_cluster_without_service_cidrs_has_none() {
     server.put(json!({"kind": "ServiceCIDR", "metadata": {"name": "later"}, "spec": {"cidrs": ["10.200.0.0/16"]}})).unwrap();
     stage.until("it is looked for again", |stage| stage.heard.contains(&"ServiceCIDR later".to_owned()));
     stage.until_equal(&server);
+}
+
+#[test]
+fn a_cluster_that_denies_service_cidrs_has_none() {
+    // UND-2: who may ask is judged before it is looked whether a kind is served, and the role of kube-proxy
+    // does not name what a cluster does not serve.
+    let server = server(3);
+    server.behave(|manners| (manners.serves_cidrs, manners.denies_cidrs) = (false, true));
+    server.delete(Kind::ServiceCidr, "", "it");
+    let log = Log::begin();
+    let pace =
+        Pace { lesser_kinds: Duration::from_secs(60), absent: Duration::from_secs(1), ..Pace::hurried() };
+    let mut stage = Stage::with(&server.way(), pace);
+    stage.until("synced, and nothing is waited for", |stage| stage.source.is_synced());
+    stage.until_equal(&server);
+    let asked = || server.requests().iter().filter(|uri| uri.contains("servicecidrs")).count();
+    stage.until("asked again", |_| asked() >= 9);
+    assert!(stage.problems().is_empty(), "{:?}", stage.problems());
+    let said = log.text();
+    assert_eq!(said.matches("ServiceCIDRs are not known").count(), 1, "{said}");
+    assert!(said.contains("UND-2") && said.contains("system:node-proxier"), "{said}");
+    let before = asked();
+    stage.pump_for(Duration::from_millis(400));
+    assert!(asked() <= before + 1, "it is asked for as rarely as a kind that is not served");
+    server.behave(|manners| (manners.serves_cidrs, manners.denies_cidrs) = (true, false));
+    server.put(json!({"kind": "ServiceCIDR", "metadata": {"name": "later"}, "spec": {"cidrs": ["10.200.0.0/16"]}})).unwrap();
+    stage.until("it is looked for again", |stage| stage.heard.contains(&"ServiceCIDR later".to_owned()));
+    stage.until_equal(&server);
+}
+
+#[test]
+fn a_fault_after_a_long_healthy_stream_is_the_first() {
+    // SYNC-13
+    let server = server(3);
+    for _ in 0..4 {
+        let body = refusal(500, "InternalError", "not yet");
+        server.play(Some(Kind::Service), Trick::Refuse { status: 500, retry_after: None, body });
+    }
+    // After the three objects, the end of the list and one change.
+    let ill = "{\"type\":\"ERROR\",\"object\":{\"code\":500,\"message\":\"etcd is ill\"}}";
+    server.play(Some(Kind::Service), Trick::Insert(5, ill.to_owned()));
+    let pace =
+        Pace { first: Duration::from_millis(200), longest: Duration::from_secs(20), ..Pace::hurried() };
+    let stable = pace.stable;
+    let mut stage = Stage::with(&server.way(), pace);
+    stage.until_equal(&server);
+    stage.pump_for(stable);
+    let asked = || server.requests().iter().filter(|uri| uri.contains("/services?")).count();
+    let before = asked();
+    server.put(service(1, 99)).unwrap();
+    let began = Instant::now();
+    stage.until("asked again", |_| asked() > before);
+    assert!(began.elapsed() < Duration::from_millis(700), "{:?}", began.elapsed());
+    stage.until_equal(&server);
+}
+
+#[test]
+fn a_proxy_that_says_yes_and_breaks_off_resolves_nothing() {
+    let mut server = server(3);
+    let mut stage = Stage::new(&server);
+    stage.until_equal(&server);
+    server.stop();
+    let troubled = |stage: &Stage| stage.complains("the API server cannot be reached");
+    stage.until("said", |stage| troubled(stage));
+    for kind in Kind::ALL {
+        (0..2).for_each(|_| server.play(Some(kind), Trick::Say(String::new(), End::Close)));
+    }
+    server.restart().unwrap();
+    stage.until("all broke off", |stage| {
+        assert!(troubled(stage), "resolved before anything was heard");
+        server.tricks_left() == 0
+    });
+    stage.until("resolved, though nothing changes", |stage| stage.problems().is_empty());
+}
+
+#[test]
+fn streaming_lists_are_tried_again_after_a_while() {
+    // CFG-7
+    let mut server = server(10);
+    server.play(Some(Kind::Service), Trick::Say(String::new(), End::Hold));
+    let pace = Pace { absent: Duration::from_secs(1), ..Pace::hurried() };
+    let mut stage = Stage::with(&server.way(), pace);
+    stage.until_equal(&server);
+    let count = |server: &ApiServer, part: &str| {
+        let requests = server.requests();
+        requests.iter().filter(|uri| uri.contains("/services?") && uri.contains(part)).count()
+    };
+    assert_eq!((count(&server, "sendInitialEvents"), count(&server, "limit=")), (1, 1), "silence ends it");
+    stage.pump_for(Duration::from_secs(2));
+    server.stop();
+    change(&server, 0);
+    server.compact();
+    server.restart().unwrap();
+    stage.until_equal(&server);
+    assert_eq!(
+        (count(&server, "sendInitialEvents"), count(&server, "limit=")),
+        (2, 1),
+        "a slow moment is over"
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The scripted API server as the tests of the source use it, and what the real one was heard to say.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use beeline::config::Cluster;
 use beeline::sandbox::api_server::{ApiServer, Kind, StreamingLists};
@@ -43,6 +44,25 @@ impl Server for ApiServer {
             manners.streaming_lists =
                 if streams { StreamingLists::Serve } else { StreamingLists::Refuse(422) };
         });
+    }
+}
+
+/// What this thread logs, for as long as it lives.
+pub(crate) struct Log {
+    file: tempfile::NamedTempFile,
+    _while: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    pub fn begin() -> Log {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let writer = Arc::new(file.reopen().expect("the same file"));
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+        Log { file, _while: tracing::subscriber::set_default(subscriber) }
+    }
+
+    pub fn text(&self) -> String {
+        std::fs::read_to_string(self.file.path()).expect("the file is text")
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use beeline::cluster::api::Pace;
 use beeline::cluster::client::{Door, Roots};
 use beeline::config::Cluster;
@@ -138,8 +140,124 @@ fn a_credential_plugin_is_run() {
     follows(&kubeconfig(&authority, &reached, &exec("/bin/sh")), &server);
     let missing = kubeconfig(&authority, &reached, &exec("/nonexistent/plugin"));
     let mut stage = Stage::with(&missing, Pace::hurried());
-    stage.until("said", |stage| stage.complains("the credential plugin '/nonexistent/plugin'"));
+    stage.until("said", |stage| stage.complains("no credentials for the API server"));
+    assert!(stage.complains("the credential plugin '/nonexistent/plugin'"), "{:?}", stage.problems());
+    assert!(!stage.complains("cannot be reached"), "{:?}", stage.problems());
     assert_eq!(stage.problems().len(), 1, "one message for all kinds: {:?}", stage.problems());
+}
+
+#[test]
+fn what_a_plugin_gave_outlasts_an_outage_but_not_a_401() {
+    let mut server = server(2);
+    server.behave(|manners| manners.token = Some("minted".into()));
+    let authority = Authority::new();
+    let runs = authority.path("runs");
+    let script = format!("echo run >>{}; echo '{{\"status\":{{\"token\":\"minted\"}}}}'", runs.display());
+    let user = json!({"exec": {"command": "sh", "args": ["-c", script]}});
+    let cluster = kubeconfig(&authority, &json!({"server": server.url()}), &user);
+    let count = || std::fs::read_to_string(&runs).unwrap_or_default().lines().count();
+    server.stop();
+    let mut stage = Stage::with(&cluster, Pace::hurried());
+    stage.until("said", |stage| stage.complains("the API server cannot be reached"));
+    // Address and credentials are read again ten times meanwhile.
+    stage.pump_for(std::time::Duration::from_secs(1));
+    assert_eq!(count(), 1, "the plugin is not run by every node each few seconds");
+    server.restart().unwrap();
+    stage.until_equal(&server);
+    assert_eq!(count(), 1);
+    server.stop();
+    server.behave(|manners| manners.token = Some("other".into()));
+    server.restart().unwrap();
+    stage.until("denied, so it is run again", |_| count() > 1);
+}
+
+#[test]
+fn a_certificate_that_a_plugin_gave_is_shown_after_an_outage() {
+    let mut server = server(2);
+    let authority = Authority::new();
+    authority.sign("server", &["127.0.0.1"]);
+    authority.sign("client", &["system:kube-proxy"]);
+    let read = |file: &str| std::fs::read_to_string(authority.path(file)).unwrap();
+    let says = json!({"kind": "ExecCredential", "status":
+        {"clientCertificateData": read("client.crt"), "clientKeyData": read("client.key")}});
+    let file = authority.write("says", &says.to_string());
+    let at = tls(&authority, &server, true);
+    let reached = json!({"server": format!("https://{at}"), "certificate-authority": "ca.crt"});
+    let user = json!({"exec": {"command": "cat", "args": [file]}});
+    let mut stage = Stage::with(&kubeconfig(&authority, &reached, &user), Pace::hurried());
+    stage.until_equal(&server);
+    server.stop();
+    stage.until("said", |stage| stage.complains("the API server cannot be reached"));
+    stage.pump_for(std::time::Duration::from_millis(500));
+    server.put(super::api_stage::service(1, 99)).unwrap();
+    server.restart().unwrap();
+    stage.until_equal(&server);
+}
+
+#[test]
+fn an_empty_token_file_is_no_server_that_cannot_be_reached() {
+    let server = server(2);
+    server.behave(|manners| manners.token = Some("ours".into()));
+    let authority = Authority::new();
+    let file = authority.write("token", "\n");
+    let cluster = kubeconfig(&authority, &json!({"server": server.url()}), &json!({"tokenFile": file}));
+    let mut stage = Stage::with(&cluster, Pace::hurried());
+    stage.until("said", |stage| stage.complains("no credentials for the API server"));
+    assert!(stage.complains("holds no token"), "{:?}", stage.problems());
+    authority.write("token", "ours\n");
+    stage.until_equal(&server);
+    stage.until("resolved", |stage| stage.problems().is_empty());
+    // In the middle of being replaced: what was read before still counts.
+    authority.write("token", "");
+    server.compact();
+    server.put(super::api_stage::service(1, 99)).unwrap();
+    stage.until_equal(&server);
+    assert!(stage.problems().is_empty(), "{:?}", stage.problems());
+}
+
+#[test]
+fn a_proxy_that_the_environment_names_is_not_the_kubeconfigs() {
+    // kubeadm puts the variables of the machine it runs on into kube-proxy's container.
+    for proxy in ["http://proxy.example:3128", "no url at all"] {
+        let again = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "api_tls::tokens_in_text_and_in_files_are_sent"])
+            .envs([("HTTPS_PROXY", proxy), ("https_proxy", proxy)])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&again.stdout);
+        assert!(again.status.success() && said.contains("1 passed"), "{said}");
+    }
+}
+
+#[test]
+fn no_error_quotes_a_secret() {
+    let authority = Authority::new();
+    let user = |secret: &str| {
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:1'}}}}]\nusers:\n- name: u\n  user:\n    {secret}\n"
+        )
+    };
+    let no_break = BASE64_STANDARD.encode("-----BEGIN PRIVATE KEY-----SECRET\n");
+    for secret in [
+        "token: SECRET\n   bad: [",
+        "token: [SECRET]",
+        "token: \"SECRET",
+        "exec: SECRET",
+        "exec: {command: sh, env: SECRET}",
+        "token: SECRET\n    token: SECRET",
+        &format!("client-certificate-data: {no_break}\n    client-key-data: {no_break}"),
+    ] {
+        let file = authority.write("config", &user(secret));
+        let said = error(&Cluster { kubeconfig: Some(file.into()), apiserver: None });
+        assert!(!said.contains("SECRET"), "{said}");
+        assert!(said.contains("config") || said.contains("PEM"), "{said}");
+    }
+    let said = error(&Cluster {
+        kubeconfig: Some(authority.write("config", &user("token: [SECRET]")).into()),
+        apiserver: None,
+    });
+    assert!(said.contains("line 9"), "{said}");
 }
 
 #[test]

@@ -41,13 +41,13 @@ pub(super) async fn post(door: &Door, uri: &str, object: &str, patience: Duratio
 async fn send(door: &Door, request: Builder, body: Body, patience: Duration) -> Result<Answer, Failure> {
     let agent = concat!("beeline/", env!("CARGO_PKG_VERSION"));
     let authorization = door.authorization().await;
-    let authorization = authorization.map_err(|error| Failure::Lost(format!("{error:#}")))?;
+    let authorization = authorization.map_err(|error| Failure::NoCredentials(format!("{error:#}")))?;
     let mut request = request
         .header(ACCEPT, "application/json")
         .header(ACCEPT_ENCODING, "identity")
         .header(USER_AGENT, agent)
         .body(body)
-        .map_err(|error| Failure::Lost(format!("it cannot be asked for: {error}")))?;
+        .map_err(|error| Failure::lost_for(format!("it cannot be asked for: {error}")))?;
     if let Some(authorization) = authorization {
         request.headers_mut().insert(AUTHORIZATION, authorization);
     }
@@ -55,7 +55,7 @@ async fn send(door: &Door, request: Builder, body: Body, patience: Duration) -> 
     let client = door.client();
     let response = timeout(patience, client.send(request))
         .await
-        .map_err(|_| Failure::Lost(format!("no answer in {} s", patience.as_secs())))
+        .map_err(|_| Failure::lost_for(format!("no answer in {} s", patience.as_secs())))
         .and_then(|sent| sent.map_err(|error| Failure::lost(&error)));
     let code = response.as_ref().ok().map(|response| response.status().as_u16());
     door.tally().asked(asked, code);
@@ -71,4 +71,47 @@ async fn send(door: &Door, request: Builder, body: Body, patience: Duration) -> 
 async fn short(body: Body, patience: Duration) -> Bytes {
     let said = timeout(patience, Limited::new(body, SHORT).collect()).await;
     said.ok().and_then(Result::ok).map(|said| said.to_bytes()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::client::Roots;
+    use crate::config::Cluster;
+
+    /// Whether nobody is there, as the failure says that asking this server leads to.
+    async fn is_nobody_there(apiserver: String) -> bool {
+        let roots = Roots { account: "/nonexistent".into(), neighbours: Vec::new(), service: None };
+        let cluster = Cluster { apiserver: Some(apiserver), ..Cluster::default() };
+        let door = Door::open(&cluster, &roots).unwrap();
+        match ask(&door, "/", Duration::from_secs(1)).await {
+            Err(Failure::Lost { is_nobody_there, .. }) => is_nobody_there,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn only_where_no_connection_can_be_made_nobody_is_there() {
+        // SYNC-13
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        // As a server whose process hangs: the kernel takes connections, nobody answers.
+        for scheme in ["http", "https"] {
+            assert!(!is_nobody_there(format!("{scheme}://{at}")).await, "{scheme}");
+        }
+        drop(listener);
+        for scheme in ["http", "https"] {
+            assert!(is_nobody_there(format!("{scheme}://{at}")).await, "{scheme}");
+        }
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().take(2) {
+                drop(stream);
+            }
+        });
+        for scheme in ["http", "https"] {
+            assert!(!is_nobody_there(format!("{scheme}://{at}")).await, "{scheme}: it breaks off");
+        }
+    }
 }

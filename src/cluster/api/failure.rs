@@ -1,6 +1,7 @@
 //! What can go wrong with a request, in words that say what to do, and what follows from it.
 
 use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -24,8 +25,15 @@ pub enum Failure {
         /// How long it wants to be left alone.
         retry_after: Option<Duration>,
     },
-    /// No answer: what the transport says.
-    Lost(String),
+    /// No answer.
+    Lost {
+        /// What the transport says.
+        why: String,
+        /// Not even a connection could be made. What is refused so costs nobody anything.
+        is_nobody_there: bool,
+    },
+    /// Nothing was asked, for there is nothing to say who asks: why.
+    NoCredentials(String),
     /// An answer that broke off in the middle. Servers end, and proxies give up: once is no news.
     Broken(String),
     /// An answer that makes no sense.
@@ -34,16 +42,23 @@ pub enum Failure {
 
 impl Failure {
     /// No answer, for a reason whose parts repeat each other.
-    pub fn lost(error: &dyn Error) -> Failure {
-        let (mut said, mut next) = (error.to_string(), error.source());
+    pub fn lost(error: &(dyn Error + 'static)) -> Failure {
+        let (mut why, mut next) = (error.to_string(), Some(error));
+        let mut is_nobody_there = false;
         while let Some(part) = next {
             let text = part.to_string();
-            if !said.ends_with(&text) {
-                said = format!("{said}: {text}");
+            if !why.ends_with(&text) {
+                why = format!("{why}: {text}");
             }
+            is_nobody_there |= part.downcast_ref::<io::Error>().is_some_and(is_of_connect);
             next = part.source();
         }
-        Failure::Lost(said)
+        Failure::Lost { why, is_nobody_there }
+    }
+
+    /// No answer, for a reason of our own.
+    pub fn lost_for(why: String) -> Failure {
+        Failure::Lost { why, is_nobody_there: false }
     }
 
     /// The version or page that was asked for is not there any more: all is to be listed anew.
@@ -66,14 +81,24 @@ impl Failure {
         matches!(self, Failure::Refused { code: 401 | 403, .. })
     }
 
+    /// The kind may not be asked for.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Failure::Refused { code: 403, .. })
+    }
+
     /// There was no answer.
     pub fn is_lost(&self) -> bool {
-        matches!(self, Failure::Lost(_))
+        matches!(self, Failure::Lost { .. } | Failure::NoCredentials(_))
+    }
+
+    /// The credentials are not accepted.
+    pub fn is_unauthorized(&self) -> bool {
+        matches!(self, Failure::Refused { code: 401, .. })
     }
 
     /// The credentials may have been replaced by now, or the authority behind the server's.
     pub fn calls_for_credentials(&self) -> bool {
-        matches!(self, Failure::Refused { code: 401, .. } | Failure::Lost(_))
+        self.is_unauthorized() || self.is_lost()
     }
 
     /// How long to wait until the next attempt.
@@ -85,7 +110,7 @@ impl Failure {
                 let asked = backoff.dice().once_to_twice((*asked).min(LONGEST_ASKED));
                 own.max(asked)
             }
-            _ if self.is_lost() => backoff.pause(pace.first, pace.unreachable),
+            Failure::Lost { is_nobody_there: true, .. } => backoff.pause(pace.first, pace.unreachable),
             _ => backoff.pause(pace.first, pace.longest),
         }
     }
@@ -94,8 +119,11 @@ impl Failure {
     pub fn message(&self, resource: &Resource, verb: &str) -> String {
         let name = resource.name();
         match self {
-            Failure::Lost(why) => format!(
+            Failure::Lost { why, .. } => format!(
                 "the API server cannot be reached: {why}; traffic goes on as the tables are, and it is tried again"
+            ),
+            Failure::NoCredentials(why) => format!(
+                "no credentials for the API server: {why}; traffic goes on as the tables are, and it is tried again"
             ),
             Failure::Broken(why) => format!("the answer to {verb} {name} breaks off: {why}; it is asked again"),
             Failure::Refused { code: 401, .. } => {
@@ -142,6 +170,12 @@ impl Failure {
     }
 }
 
+/// Whether a connection was not made.
+fn is_of_connect(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
+}
+
 /// A Status object.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -186,8 +220,8 @@ mod tests {
     fn what_the_layers_below_repeat_is_said_once() {
         let error = anyhow::anyhow!("refused").context("connect").context("request: connect");
         let error: Box<dyn Error> = error.into();
-        let Failure::Lost(said) = Failure::lost(&*error) else { panic!("no answer is lost") };
-        assert_eq!(said, "request: connect: refused");
+        let Failure::Lost { why, .. } = Failure::lost(&*error) else { panic!("no answer is lost") };
+        assert_eq!(why, "request: connect: refused");
     }
 
     #[test]
@@ -195,14 +229,35 @@ mod tests {
         // SYNC-13
         let (pace, mut lost, mut refused) = (Pace::default(), Backoff::new(1), Backoff::new(1));
         let busy = Failure::of_answer(StatusCode::INTERNAL_SERVER_ERROR, None, b"");
-        let pauses: Vec<_> =
-            (0..20).map(|_| Failure::Lost("refused".into()).pause(&pace, &mut lost)).collect();
-        assert!(pauses.iter().all(|pause| *pause <= pace.unreachable), "{pauses:?}");
+        let io = |kind| {
+            let error = anyhow::Error::from(io::Error::from(kind)).context("tcp connect error");
+            Failure::lost(&*Box::<dyn Error>::from(error))
+        };
+        for kind in [
+            io::ErrorKind::ConnectionRefused,
+            io::ErrorKind::HostUnreachable,
+            io::ErrorKind::NetworkUnreachable,
+        ] {
+            let pauses: Vec<_> = (0..20).map(|_| io(kind).pause(&pace, &mut lost)).collect();
+            assert!(pauses.iter().all(|pause| *pause <= pace.unreachable), "{kind}: {pauses:?}");
+        }
         let longest = (0..20).map(|_| busy.pause(&pace, &mut refused)).max().unwrap();
         assert!(
             longest > pace.unreachable && longest <= pace.longest,
             "one that answers gets its rest: {longest:?}"
         );
+        // So does one whose connections are made and lead to nothing: each is a TLS handshake of every node.
+        for failure in [
+            io(io::ErrorKind::ConnectionReset),
+            io(io::ErrorKind::InvalidData),
+            io(io::ErrorKind::TimedOut),
+            Failure::lost_for("no answer in 30 s".into()),
+            Failure::NoCredentials("the plugin failed".into()),
+        ] {
+            let mut backoff = Backoff::new(1);
+            let longest = (0..20).map(|_| failure.pause(&pace, &mut backoff)).max().unwrap();
+            assert!(longest > pace.unreachable && longest <= pace.longest, "{failure:?}: {longest:?}");
+        }
     }
 
     #[test]

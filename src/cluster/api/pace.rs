@@ -10,10 +10,10 @@ pub struct Pace {
     pub first: Duration,
     /// The longest pause; after 401 and 403, which somebody has to mend, it is twice as long.
     pub longest: Duration,
-    /// The longest pause where there was no answer. It is shorter: a refused connection is no load, and as
-    /// soon as a server is back its nodes want to know what they missed.
+    /// The longest pause where not even a connection could be made. It is shorter: a refused connection is no
+    /// load, and as soon as a server is back its nodes want to know what they missed.
     pub unreachable: Duration,
-    /// How often a kind that is not served is asked for.
+    /// How often a kind that is not served is asked for; and streaming lists, where there were none.
     pub absent: Duration,
     /// The longest that an answer, or the next piece of a list, may take.
     pub answer: Duration,

@@ -57,7 +57,7 @@ async fn deliver(door: &Door, host: &str, event: &Event) -> Result<(), Failure> 
     let object = event.object(host, now()).to_string();
     let mut posted = post(door, &uri, &object, PATIENCE).await;
     for pause in PAUSES {
-        if !matches!(posted, Err(Failure::Lost(_))) {
+        if !posted.as_ref().is_err_and(Failure::is_lost) {
             break;
         }
         sleep(pause).await;
@@ -70,6 +70,9 @@ async fn deliver(door: &Door, host: &str, event: &Event) -> Result<(), Failure> 
 fn words(failure: &Failure) -> String {
     match failure {
         Failure::Refused { code, message, .. } => format!("{code}: {message}"),
-        Failure::Lost(why) | Failure::Broken(why) | Failure::Garbage(why) => why.clone(),
+        Failure::Lost { why, .. }
+        | Failure::NoCredentials(why)
+        | Failure::Broken(why)
+        | Failure::Garbage(why) => why.clone(),
     }
 }

@@ -42,8 +42,10 @@ pub(super) struct Watcher {
     outbox: Sender<Vec<Said>>,
     /// Where the watch is to go on; none: all is to be listed.
     version: Option<String>,
-    /// Whether the server can stream lists: found out by asking.
-    streams_lists: bool,
+    /// Until when lists come in pages, since the server did not stream them: found out by asking.
+    pages_until: Option<Instant>,
+    /// What it costs not to know this kind was said.
+    absence_said: bool,
     /// Pages expired before they were all read: the next list is asked for in one piece.
     is_whole: bool,
     /// Some list was complete.
@@ -83,7 +85,7 @@ struct FrameMeta {
 struct Progress {
     /// The objects that are there are still being named.
     in_list: bool,
-    /// Something was heard after that.
+    /// Something was heard after that: what was wrong is not any more.
     is_heard: bool,
 }
 
@@ -104,7 +106,8 @@ impl Watcher {
             lost: Backoff::new(!seed),
             outbox,
             version: None,
-            streams_lists: true,
+            pages_until: None,
+            absence_said: false,
             is_whole: false,
             is_listed: false,
             trouble: None,
@@ -115,7 +118,7 @@ impl Watcher {
     pub async fn run(mut self) {
         loop {
             let (verb, done) = match self.version.clone() {
-                None if !self.streams_lists => ("list", self.list().await),
+                None if !self.streams_lists() => ("list", self.list().await),
                 version => ("watch", self.watch(version).await),
             };
             match done {
@@ -202,21 +205,24 @@ impl Watcher {
         if progress.in_list {
             self.store.begin_list();
         }
-        if self.trouble == Some(false) {
-            let mut said = Vec::new();
-            self.works(&mut said);
-            self.say(said).await;
-        }
         let mut lines = Lines::default();
         let ended = loop {
-            let patience = match progress.in_list {
+            // A server where nothing happens says nothing: that it does not break off has to do.
+            let waits_for_calm = !progress.in_list && self.trouble == Some(false);
+            let patience = match progress.in_list || waits_for_calm {
                 true => self.pace.silence,
                 false => (asked + OVERTIME).saturating_sub(began.elapsed()),
             };
             let bytes = match timeout(patience, next_piece(&mut answer)).await {
                 Err(_) if progress.in_list => {
-                    self.streams_lists = false;
+                    self.page_lists();
                     return Ok(());
+                }
+                Err(_) if waits_for_calm => {
+                    let mut said = Vec::new();
+                    self.works(&mut said);
+                    self.say(said).await;
+                    continue;
                 }
                 Err(_) => break Ok(()),
                 Ok(Err(failure)) => break Err(failure),
@@ -229,8 +235,10 @@ impl Watcher {
                 self.works(&mut said);
             }
             self.say(said).await;
-            taken?;
-            if progress.in_list && !self.streams_lists {
+            if let Err(failure) = taken {
+                break Err(failure);
+            }
+            if progress.in_list && !self.streams_lists() {
                 return Ok(());
             }
         };
@@ -272,7 +280,7 @@ impl Watcher {
             self.version = None;
         } else if progress.in_list {
             // A bookmark before the end: the server does not know that it was to send a list first.
-            self.streams_lists = false;
+            self.page_lists();
         } else {
             self.store.bookmark();
         }
@@ -289,7 +297,9 @@ impl Watcher {
         if progress.in_list {
             return ended.and(Err(Failure::Broken("it ended before the list was complete".into())));
         }
-        if progress.is_heard || lasted >= self.pace.stable {
+        // What is heard before an error or garbage may be the same each time.
+        let is_sound = !matches!(ended, Err(Failure::Refused { .. } | Failure::Garbage(_)));
+        if (progress.is_heard && is_sound) || lasted >= self.pace.stable {
             self.lost.reset();
             self.backoff.reset();
         }
@@ -312,22 +322,27 @@ impl Watcher {
         match failure {
             _ if failure.is_expired() => self.version = None,
             _ if failure.is_not_understood() => {
-                if was_listing && self.streams_lists {
-                    self.streams_lists = false;
-                    return;
+                if was_listing && self.streams_lists() {
+                    return self.page_lists();
                 }
                 self.version = None;
             }
             _ if failure.is_not_served() && self.resource.is_optional() && self.store.is_empty() => {
                 return self.do_without().await;
             }
-            Failure::Broken(_) if was_listing && in_a_row >= RESUMES => self.streams_lists = false,
-            Failure::Lost(_) | Failure::Refused { code: 401 | 403 | 429, .. } => {}
+            // Who may ask is judged before it is looked whether there is such a kind.
+            _ if failure.is_forbidden() && self.resource.is_optional() && !self.is_listed => {
+                return self.do_without_for_now(failure, in_a_row).await;
+            }
+            Failure::Broken(_) if was_listing && in_a_row >= RESUMES => self.page_lists(),
+            Failure::Lost { .. }
+            | Failure::NoCredentials(_)
+            | Failure::Refused { code: 401 | 403 | 429, .. } => {}
             _ if in_a_row >= RESUMES => self.version = None,
             _ => {}
         }
         if failure.calls_for_credentials() {
-            self.door.renew();
+            self.door.renew(failure.is_unauthorized());
         }
         // A server that just started denies everything, until it has read who may what.
         let is_no_news = failure.is_expired()
@@ -354,6 +369,35 @@ impl Watcher {
         self.say(said).await;
         self.backoff.reset();
         sleep(self.backoff.dice().once_to_twice(self.pace.absent)).await;
+    }
+
+    /// The kind may not be asked for, and perhaps there is none: nobody waits for it. A server that just started
+    /// denies everything, so pauses grow to that of a kind that is not served.
+    async fn do_without_for_now(&mut self, failure: &Failure, in_a_row: u32) {
+        if in_a_row >= RESUMES && !self.absence_said {
+            self.absence_said = true;
+            tracing::warn!(
+                "ServiceCIDRs are not known, so a connection to an address of them that is no Service's is left                  alone instead of dropped (UND-2). If the cluster serves them (since 1.33): {}",
+                failure.message(&self.resource, "list")
+            );
+        }
+        let mut said = vec![Said::Listed(self.resource.kind)];
+        self.works(&mut said);
+        self.say(said).await;
+        self.lost.reset();
+        let pause = self.backoff.pause(self.pace.first, self.pace.absent);
+        sleep(pause).await;
+    }
+
+    /// Whether lists are to be streamed.
+    fn streams_lists(&self) -> bool {
+        self.pages_until.is_none_or(|until| until <= Instant::now())
+    }
+
+    /// The server does not stream lists, or not now: for a while they come in pages.
+    fn page_lists(&mut self) {
+        let while_at_most = self.backoff.dice().once_to_twice(self.pace.absent);
+        self.pages_until = Some(Instant::now() + while_at_most);
     }
 
     /// What was wrong is not any more.

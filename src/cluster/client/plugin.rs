@@ -3,17 +3,18 @@
 
 use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use kube::config::{AuthInfo, ExecConfig, ExecInteractiveMode};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use serde::Deserialize;
 use serde_json::json;
@@ -24,6 +25,9 @@ pub(super) const LIMIT: Duration = Duration::from_secs(10);
 
 /// Credentials are asked for anew this long before they expire.
 const AHEAD: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
+
+/// The longest answer that is read, in bytes: 1 MiB.
+const LONGEST: usize = 1 << 20;
 
 /// How often it is looked whether a plugin that has said everything has ended.
 const LOOK: Duration = Duration::from_millis(5);
@@ -73,7 +77,15 @@ impl Plugin {
         Plugin { exec, limit, have: Mutex::default() }
     }
 
-    /// What it gives, from before if that still holds; and whether it is new.
+    /// Whether it is the one that is to be run now, so that what it gave counts.
+    pub(super) fn is_of(&self, exec: &ExecConfig) -> bool {
+        // What the cluster is like is no part of its text.
+        let text = |exec: &ExecConfig| serde_json::to_value((exec, &exec.cluster)).ok();
+        text(&self.exec) == text(exec)
+    }
+
+    /// What it gives, from before if that still holds; and whether it is new. In the last minute a new one is
+    /// asked for, and the old one used until its end where there is none to be had.
     ///
     /// # Errors
     /// It cannot be run, takes too long, or says nothing of use.
@@ -84,20 +96,22 @@ impl Plugin {
             return Ok((credential, false));
         }
         // Who waited meanwhile does not try again at once.
-        if let Some((_, error)) = have.failed.as_ref().filter(|(when, _)| *when >= asked) {
-            bail!("{error}");
-        }
-        match self.run().await {
-            Ok(credential) => {
-                let credential = Arc::new(credential);
-                *have = Have { credential: Some(credential.clone()), failed: None };
-                Ok((credential, true))
-            }
-            Err(error) => {
-                have.failed = Some((Instant::now(), format!("{error:#}")));
-                Err(error)
-            }
-        }
+        let error = match have.failed.as_ref().filter(|(when, _)| *when >= asked) {
+            Some((_, error)) => anyhow!("{error}"),
+            None => match self.run().await {
+                Ok(credential) => {
+                    let credential = Arc::new(credential);
+                    *have = Have { credential: Some(credential.clone()), failed: None };
+                    return Ok((credential, true));
+                }
+                Err(error) => {
+                    have.failed = Some((Instant::now(), format!("{error:#}")));
+                    error
+                }
+            },
+        };
+        let credential = have.credential.clone().filter(|credential| credential.is_valid()).ok_or(error)?;
+        Ok((credential, false))
     }
 
     async fn run(&self) -> Result<Credential> {
@@ -115,30 +129,85 @@ impl Credential {
     fn holds(&self) -> bool {
         self.expires.is_none_or(|expires| Timestamp::now() + AHEAD < expires)
     }
+
+    fn is_valid(&self) -> bool {
+        self.expires.is_none_or(|expires| Timestamp::now() < expires)
+    }
 }
 
 /// Runs a plugin, and returns what it says.
 fn answer(exec: &ExecConfig, limit: Duration) -> Result<String> {
     let deadline = Instant::now() + limit;
-    let mut child = command(exec)?.spawn().with_context(|| match &exec.install_hint {
+    let child = command(exec)?.spawn().with_context(|| match &exec.install_hint {
         Some(hint) => format!("cannot be started; {hint}"),
         None => "cannot be started".to_owned(),
     })?;
-    let mut stdout = child.stdout.take().context("its output cannot be read")?;
+    let mut running = Running { child, is_over: false };
+    let stdout = running.child.stdout.take().context("its output cannot be read")?;
     let (tell, told) = mpsc::channel();
     // It ends with the plugin, and nobody waits for it longer than for that.
-    thread::spawn(move || {
-        let mut text = String::new();
-        let read = stdout.read_to_string(&mut text).map(|_| text);
+    let read = move || {
+        let mut bytes = Vec::new();
+        let read = stdout.take(LONGEST as u64 + 1).read_to_end(&mut bytes).map(|_| bytes);
         drop(tell.send(read));
-    });
-    let ended = told.recv_timeout(limit).ok().zip(until_ended(&mut child, deadline)?);
-    let Some((text, status)) = ended else {
-        end(&mut child);
-        bail!("did not end in {} s and was killed: see whether it waits for input", limit.as_secs_f32());
     };
+    thread::Builder::new().name("plugin-output".into()).spawn(read).context("start a thread")?;
+    let late =
+        || anyhow!("did not end in {} s and was killed: see whether it waits for input", limit.as_secs_f32());
+    let bytes = told.recv_timeout(limit).map_err(|_| late())?.context("its output cannot be read")?;
+    ensure!(bytes.len() <= LONGEST, "says more than {} MiB", LONGEST >> 20);
+    ensure!(running.has_ended_by(deadline)?, late());
+    let status = running.end()?;
     ensure!(status.success(), "failed ({status}); its words are on stderr");
-    text.context("says what is no text")
+    String::from_utf8(bytes).map_err(|_| anyhow!("says what is no text"))
+}
+
+/// A plugin under way. All that it started ends with it, however that comes about.
+struct Running {
+    child: Child,
+    /// It was reaped: its id may be another's by now.
+    is_over: bool,
+}
+
+impl Running {
+    /// Waits for its end; false at the deadline. It is left to be reaped: until then nobody else can have
+    /// its id, nor that of its group.
+    fn has_ended_by(&self, deadline: Instant) -> Result<bool> {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        while waitid(Id::Pid(self.id()?), flags).context("wait for it")? == WaitStatus::StillAlive {
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            thread::sleep(LOOK);
+        }
+        Ok(true)
+    }
+
+    /// Ends it and all that it started, and says how it ended.
+    fn end(mut self) -> Result<ExitStatus> {
+        self.kill();
+        self.is_over = true;
+        self.child.wait().context("wait for it")
+    }
+
+    fn kill(&self) {
+        if let Ok(id) = self.id() {
+            let _ = killpg(id, Signal::SIGKILL);
+        }
+    }
+
+    fn id(&self) -> Result<Pid> {
+        Ok(Pid::from_raw(self.child.id().try_into().context("its id is no id")?))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.kill();
+            let _ = self.child.wait();
+        }
+    }
 }
 
 /// How a plugin is started: without a terminal, in a process group of its own.
@@ -160,28 +229,12 @@ fn command(exec: &ExecConfig) -> Result<Command> {
     Ok(command)
 }
 
-/// Waits for the end of a process; `None` at the deadline.
-fn until_ended(child: &mut Child, deadline: Instant) -> Result<Option<std::process::ExitStatus>> {
-    loop {
-        let status = child.try_wait().context("wait for it")?;
-        if status.is_some() || Instant::now() >= deadline {
-            return Ok(status);
-        }
-        thread::sleep(LOOK);
-    }
-}
-
-/// Ends a plugin and all that it started.
-fn end(child: &mut Child) {
-    if let Ok(id) = i32::try_from(child.id()) {
-        let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
-    }
-    let _ = child.wait();
-}
-
-/// What an answer holds: an `ExecCredential`.
+/// What an answer holds: an `ExecCredential`, in JSON. None of it is ever quoted: it is secret.
 fn credential(text: &str) -> Result<Credential> {
-    let answer: Answer = serde_saphyr::from_str(text).context("says what is no ExecCredential")?;
+    let answer: Answer = serde_json::from_str(text).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        anyhow!("says what is no ExecCredential in JSON, at line {line}, column {column} of its output")
+    })?;
     let status = answer.status.context("gives an ExecCredential without status")?;
     let pair = status.client_certificate_data.zip(status.client_key_data);
     ensure!(status.token.is_some() || pair.is_some(), "gives neither a token nor a certificate with its key");
@@ -191,11 +244,14 @@ fn credential(text: &str) -> Result<Credential> {
             "client-certificate-data": bytes(certificate), "client-key-data": bytes(key)
         }))
     });
-    let expires = status.expiration_timestamp.map(|time| time.parse::<Timestamp>());
+    let expires = status.expiration_timestamp.map(|time| {
+        let wrong = |_| anyhow!("gives an expirationTimestamp that is no time");
+        time.parse::<Timestamp>().map_err(wrong)
+    });
     Ok(Credential {
         token: status.token,
         identity: identity.transpose().context("gives a certificate that cannot be used")?,
-        expires: expires.transpose().context("gives an expirationTimestamp that is no time")?,
+        expires: expires.transpose()?,
     })
 }
 
@@ -213,7 +269,9 @@ mod tests {
 
     fn error(script: &str, limit: Duration) -> String {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        format!("{:#}", runtime.block_on(plugin(script, limit).credential()).unwrap_err())
+        runtime
+            .block_on(plugin(script, limit).credential())
+            .map_or_else(|error| format!("{error:#}"), |_| String::new())
     }
 
     #[tokio::test]
@@ -255,7 +313,11 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let file = temp.path().join("pid");
         error(&format!("sleep 77 & echo $! >{}; sleep 77", file.display()), Duration::from_millis(200));
-        let pid = std::fs::read_to_string(&file).unwrap();
+        gone(&std::fs::read_to_string(&file).unwrap());
+    }
+
+    /// Waits until a process is gone.
+    fn gone(pid: &str) {
         // One that ended and that nobody has asked after yet has no command line.
         let runs =
             || std::fs::read(format!("/proc/{}/cmdline", pid.trim())).is_ok_and(|line| !line.is_empty());
@@ -277,6 +339,61 @@ mod tests {
         let said = error("exec >/dev/null; sleep 77", Duration::from_millis(200));
         assert!(said.contains("did not end"), "{said}");
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn what_a_plugin_says_is_never_quoted() {
+        for said in [
+            "SECRET",
+            "\"SECRET\"",
+            "{\"status\": \"SECRET\"}",
+            "{\"status\": {\"token\": [\"SECRET\"]}}",
+            "{\"status\": {\"token\": \"SECRET\"",
+            "{\"status\": {\"token\": \"SECRET\", \"token\": \"SECRET\"}}",
+            "{\"status\": {\"token\": \"x\", \"expirationTimestamp\": \"SECRET\"}}",
+            "status: {token: \"SECRET}",
+        ] {
+            let said = error(&format!("echo '{said}'"), LIMIT);
+            assert!(!said.contains("SECRET"), "{said}");
+        }
+        let said = error("echo '{\"status\":'; echo '{\"token\": [\"SECRET\"]}}'", LIMIT);
+        assert!(said.contains("line 2, column"), "{said}");
+    }
+
+    #[test]
+    fn what_a_plugin_started_ends_however_it_ends() {
+        for how in ["exit 3", "echo {", "exit 0", "head -c 2000000 /dev/zero"] {
+            let temp = tempfile::tempdir().unwrap();
+            let file = temp.path().join("pid");
+            error(&format!("sleep 77 >/dev/null 2>&1 & echo $! >{}; {how}", file.display()), LIMIT);
+            gone(&std::fs::read_to_string(&file).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_plugin_without_end_to_its_words_is_ended() {
+        let began = Instant::now();
+        let said = error("exec cat /dev/zero", LIMIT);
+        assert!(said.contains("says more than 1 MiB"), "{said}");
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_credential_that_still_holds_is_used_where_no_new_one_is_to_be_had() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("says");
+        let soon = Timestamp::now() + jiff::SignedDuration::from_secs(3);
+        let says = format!("{{\"status\":{{\"token\":\"old\",\"expirationTimestamp\":\"{soon}\"}}}}");
+        std::fs::write(&file, says).unwrap();
+        let plugin = plugin(&format!("cat {}", file.display()), LIMIT);
+        plugin.credential().await.unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let (credential, is_new) = plugin.credential().await.unwrap();
+        assert_eq!((credential.token.as_deref(), is_new), (Some("old"), false));
+        while Timestamp::now() < soon {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(plugin.credential().await.is_err(), "an expired one is of no use");
     }
 
     #[test]

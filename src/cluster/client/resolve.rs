@@ -19,8 +19,13 @@ use tower::BoxError;
 /// Nobody knows it.
 pub(super) async fn resolve(name: Name) -> Result<std::vec::IntoIter<SocketAddr>, BoxError> {
     let addresses = lookup(name.as_str(), Path::new("/etc/hosts"), Path::new("/etc/resolv.conf"));
-    let addresses = addresses.await.with_context(|| format!("look up {}", name.as_str()))?;
+    let addresses = addresses.await.map_err(|error| unknown(name.as_str(), &error))?;
     Ok(addresses.into_iter().map(|ip| (ip, 0).into()).collect::<Vec<_>>().into_iter())
+}
+
+/// A look-up that failed, in words alone: what a server of names refuses is not what the API server refuses.
+fn unknown(name: &str, error: &anyhow::Error) -> BoxError {
+    format!("look up {name}: {error:#}").into()
 }
 
 /// The addresses of a name. `localhost` is this machine whatever the files say (RFC 6761).
@@ -58,6 +63,14 @@ mod tests {
         let wanted: Vec<IpAddr> = ["172.30.0.1", "fd00::1"].iter().map(|ip| ip.parse().unwrap()).collect();
         assert_eq!(found, wanted);
         assert!(lookup("other.example", &hosts, &nowhere).await.is_err());
+    }
+
+    #[test]
+    fn a_look_up_that_is_refused_is_no_server_that_refuses() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let error = unknown("api.example", &anyhow::Error::from(refused).context("ask"));
+        assert!(error.source().is_none() && !error.is::<std::io::Error>());
+        assert_eq!(error.to_string(), "look up api.example: ask: connection refused");
     }
 
     #[tokio::test]

@@ -4,9 +4,9 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use hyper::Uri;
-use kube::config::{AuthInfo, ExecConfig, Kubeconfig};
+use kube::config::{AuthInfo, ExecConfig, Kubeconfig, KubeconfigError};
 
 use crate::config::Cluster;
 
@@ -104,16 +104,46 @@ impl Way {
 
 /// A kubeconfig's current context.
 fn kubeconfig(file: &Path) -> Result<kube::Config> {
-    let read = Kubeconfig::read_from(file)
-        .map_err(anyhow::Error::from)
-        .and_then(|read| kube::Config::try_from(read).map_err(anyhow::Error::from));
+    let read = read(file).and_then(|read| {
+        ensure!(!names_proxy(&read), "it names a proxy-url, which is not supported");
+        configuration(read)
+    });
     let config = read.with_context(|| format!("read the kubeconfig {}", file.display()))?;
     check(&config.cluster_url).with_context(|| format!("the server in {}", file.display()))?;
-    ensure!(
-        config.proxy_url.is_none(),
-        "the kubeconfig {} names a proxy-url, which is not supported",
-        file.display()
-    );
+    Ok(config)
+}
+
+/// A kubeconfig's text, understood. What it says is never quoted: it holds secrets.
+fn read(file: &Path) -> Result<Kubeconfig> {
+    Kubeconfig::read_from(file).map_err(|error| match error {
+        KubeconfigError::Parse(error) => {
+            let at = error
+                .location()
+                .map_or(String::new(), |at| format!(" at line {}, column {}", at.line(), at.column()));
+            anyhow!("it is no YAML, or has what no kubeconfig has,{at}: repair it there (or a little above)")
+        }
+        other => other.into(),
+    })
+}
+
+/// Whether the cluster of the current context is to be reached by a proxy.
+fn names_proxy(read: &Kubeconfig) -> bool {
+    let context = read.contexts.iter().find(|named| Some(&named.name) == read.current_context.as_ref());
+    let cluster = context.and_then(|named| named.context.as_ref()).map(|context| &context.cluster);
+    let cluster = read.clusters.iter().find(|named| Some(&named.name) == cluster);
+    let proxy =
+        cluster.and_then(|named| named.cluster.as_ref()).and_then(|cluster| cluster.proxy_url.as_ref());
+    proxy.is_some_and(|proxy| !proxy.is_empty())
+}
+
+/// What kube makes of it. Where no proxy is named, kube would take that of the environment, which is for
+/// others: kubeadm gives kube-proxy the variables of the machine that it runs on.
+fn configuration(mut read: Kubeconfig) -> Result<kube::Config> {
+    for cluster in read.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+        cluster.proxy_url = Some("http://unused".into());
+    }
+    let mut config = kube::Config::try_from(read)?;
+    config.proxy_url = None;
     Ok(config)
 }
 
@@ -141,7 +171,7 @@ fn server(roots: &Roots) -> Result<kube::Config> {
 
 /// Server, authority and name of a neighbour's kubeconfig.
 fn neighbour(file: &Path) -> Result<kube::Config> {
-    let mut read = Kubeconfig::read_from(file)?;
+    let mut read = read(file)?;
     for named in &mut read.auth_infos {
         named.auth_info = Some(AuthInfo::default());
     }
@@ -151,7 +181,7 @@ fn neighbour(file: &Path) -> Result<kube::Config> {
             cluster.certificate_authority = None;
         }
     }
-    let config = kube::Config::try_from(read)?;
+    let config = configuration(read)?;
     check(&config.cluster_url)?;
     Ok(config)
 }

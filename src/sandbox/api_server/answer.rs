@@ -135,6 +135,12 @@ fn judge(
     if state.manners.token.as_ref().is_some_and(|token| bearer != Some(&format!("Bearer {token}"))) {
         return Err(refuse(401, None, refusal(401, "Unauthorized", "Unauthorized")));
     }
+    // Before it is looked whether there is such a kind.
+    if state.manners.denies_cidrs && uri.starts_with(Kind::ServiceCidr.facts().2) {
+        let message =
+            "servicecidrs.networking.k8s.io is forbidden: User \"system:kube-proxy\" cannot watch it";
+        return Err(refuse(403, None, refusal(403, "Forbidden", message)));
+    }
     let served = |asked: &Asked| state.manners.serves_cidrs || asked.kind != Kind::ServiceCidr;
     let Some(asked) = Asked::new(uri).filter(served) else {
         let message = "the server could not find the requested resource";

@@ -9,6 +9,8 @@ pub struct Manners {
     pub streaming_lists: StreamingLists,
     /// Whether it knows ServiceCIDRs.
     pub serves_cidrs: bool,
+    /// Whether ServiceCIDRs are denied, as they are where the role of kube-proxy does not name them.
+    pub denies_cidrs: bool,
     /// At most so many objects are in a page, whatever limit is asked for.
     pub page: usize,
     /// Who may ask: a bearer token; none: everybody.
@@ -18,7 +20,7 @@ pub struct Manners {
 impl Default for Manners {
     fn default() -> Manners {
         let streaming_lists = StreamingLists::Serve;
-        Manners { streaming_lists, serves_cidrs: true, page: usize::MAX, token: None }
+        Manners { streaming_lists, serves_cidrs: true, denies_cidrs: false, page: usize::MAX, token: None }
     }
 }
 
