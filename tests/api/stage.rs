@@ -23,8 +23,8 @@ use tokio::time::timeout;
 /// The node all tests are on: that of the recorded files.
 pub(crate) const NODE: &str = "kc-n1";
 
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long anything may take, on a busy or emulated machine too.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const LIMITS: Limits =
     Limits { frontends: 1 << 15, services: 1 << 14, slots: 1 << 17, backends: 1 << 16, names: 1 << 15 };
@@ -65,7 +65,7 @@ pub(crate) struct Stage {
     pub heard: Vec<String>,
     /// How often a ServicePort was written.
     pub written: usize,
-    runtime: Runtime,
+    pub runtime: Runtime,
     began: Instant,
 }
 
@@ -91,12 +91,6 @@ impl Stage {
         Stage { source, agent: agent(), heard: Vec::new(), written: 0, runtime, began: Instant::now() }
     }
 
-    /// Has the server keep events.
-    pub fn recorder(&self) -> beeline::cluster::events::Recorder {
-        let _inside = self.runtime.enter();
-        self.source.recorder("vm")
-    }
-
     /// Takes in what comes next; false if nothing came in that time.
     pub fn pump(&mut self, patience: Duration) -> bool {
         let next = async { timeout(patience, self.source.next()).await };
@@ -104,14 +98,6 @@ impl Stage {
         self.heard.extend(events.iter().map(word));
         self.written += self.agent.step(events, self.began.elapsed()).written.len();
         true
-    }
-
-    /// Takes in whatever comes in that time.
-    pub fn pump_for(&mut self, time: Duration) {
-        let end = Instant::now() + time;
-        while let left @ 1.. = end.saturating_duration_since(Instant::now()).as_millis() {
-            self.pump(Duration::from_millis(left.min(50) as u64));
-        }
     }
 
     /// Takes in until something holds.

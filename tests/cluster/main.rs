@@ -21,7 +21,6 @@ mod process;
 mod real;
 mod serving;
 #[path = "../api/stage.rs"]
-#[allow(dead_code, reason = "the scripted server's tests use more of it")]
 mod stage;
 
 use std::sync::{Arc, Mutex, PoisonError};

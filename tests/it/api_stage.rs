@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use beeline::config::Cluster;
 use beeline::sandbox::api_server::{ApiServer, Kind, StreamingLists};
@@ -9,6 +10,22 @@ use serde_json::Value;
 
 use super::stage::{Server, population};
 pub(crate) use super::stage::{Stage, dump_of, service, slice};
+
+impl Stage {
+    /// Has the server keep events.
+    pub fn recorder(&self) -> beeline::cluster::events::Recorder {
+        let _inside = self.runtime.enter();
+        self.source.recorder("vm")
+    }
+
+    /// Takes in whatever comes in that time.
+    pub fn pump_for(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while let left @ 1.. = end.saturating_duration_since(Instant::now()).as_millis() {
+            self.pump(Duration::from_millis(left.min(50) as u64));
+        }
+    }
+}
 
 impl Server for ApiServer {
     fn way(&self) -> Cluster {

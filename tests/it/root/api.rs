@@ -15,6 +15,9 @@ use serde_json::json;
 
 use crate::api_stage;
 
+/// Leaves alone what of conntrack is the whole machine's.
+const MODEST: [&str; 2] = ["--conntrack-max-per-core=0", "--conntrack-min=0"];
+
 /// A Service at 10.96.0.N:80 with these pods behind it.
 fn put(server: &ApiServer, node: &Node, name: &str, n: u8, pods: &[&Pod]) -> Result<()> {
     server.put(json!({
@@ -59,7 +62,7 @@ fn an_agent_serves_from_an_api_server_and_goes_on_without_it() -> Result<()> {
     server.put(json!({"kind": "Node", "metadata": {"name": node.name()}}))?;
     put(&server, &node, "one", 10, &[&web])?;
     put(&server, &node, "two", 20, &[&web])?;
-    let mut agent = node.start_agent_of(["--apiserver", &server.url()], &[])?;
+    let mut agent = node.start_agent_of(["--apiserver", &server.url()], &MODEST)?;
     let reply = |n: u8| -> Result<Option<String>> {
         Ok(client.call(Dial { timeout_ms: 500, ..Dial::tcp(([10, 96, 0, n], 80)) })?.reply)
     };
@@ -123,7 +126,7 @@ fn ten_thousand_services_are_taken_in_without_a_heap_of_copies() -> Result<()> {
             });
         }
         let began = Instant::now();
-        let agent = node.start_agent_of(["--apiserver", &server.url()], &[])?;
+        let agent = node.start_agent_of(["--apiserver", &server.url()], &MODEST)?;
         let ready = began.elapsed();
         let peak = memory::peak_of(agent.pid()?)? >> 20;
         std::thread::sleep(Duration::from_secs(3));
