@@ -49,16 +49,26 @@ impl Cluster {
     }
 }
 
-/// No argument says where the API server is: kubelet's own file does, whose credentials are not used (CFG-5).
-#[test]
-fn an_installed_agent_serves_a_cluster() -> Result<()> {
-    let sandbox = Sandbox::new("contapi")?;
+/// A node of a cluster, a pod that dials, and the account that the node's containers get.
+fn in_a_cluster(name: &str, test: impl FnOnce(&Cluster, &Machine, &Pod) -> Result<()>) -> Result<()> {
+    let sandbox = Sandbox::new(name)?;
     let node = sandbox.add_node("n1")?;
     let (web, client) = (node.add_pod("web")?, node.add_pod("client")?);
     web.call(Serve::tcp(8080))?;
     let cluster = Cluster::new(&node, &web)?;
     let mut machine = Machine::new(&node)?;
     machine.set_account(cluster.authority.dir.path());
+    test(&cluster, &machine, &client)?;
+    sandbox.close()
+}
+
+/// No argument says where the API server is: kubelet's own file does, whose credentials are not used (CFG-5).
+#[test]
+fn an_installed_agent_serves_a_cluster() -> Result<()> {
+    in_a_cluster("contapi", served_as_installed)
+}
+
+fn served_as_installed(cluster: &Cluster, machine: &Machine, client: &Pod) -> Result<()> {
     let kubelet = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "k",
         "contexts": [{"name": "k", "context": {"cluster": "c", "user": "u"}}],
@@ -73,30 +83,25 @@ fn an_installed_agent_serves_a_cluster() -> Result<()> {
     assert!(content, "{said}");
     let mut agent = machine.start(&install, "beeline", &[], |_| {})?;
     agent.says("ready")?;
-    assert_eq!(dial(&client)?.as_deref(), Some("web"));
+    assert_eq!(dial(client)?.as_deref(), Some("web"));
     until("its start is an event", || {
         Ok(cluster.server.events().iter().any(|event| event["reason"] == "Starting"))
     })?;
     cluster.server.delete(beeline::sandbox::api_server::Kind::Service, "default", "web");
-    until("the Service goes", || Ok(dial(&client)?.is_none()))?;
+    until("the Service goes", || Ok(dial(client)?.is_none()))?;
     assert_eq!(agent.stop()?.code(), Some(0), "{}", agent.log()?);
-    sandbox.close()
+    Ok(())
 }
 
 /// kubeadm's own ConfigMap, command line and DaemonSet, as kubeadm printed them: the image is another, and the
 /// binary in it; nothing else.
 #[test]
 fn kubeadms_own_container_serves_its_cluster() -> Result<()> {
-    let sandbox = Sandbox::new("kubeapi")?;
-    let node = sandbox.add_node("n1")?;
-    let (web, client) = (node.add_pod("web")?, node.add_pod("client")?);
-    web.call(Serve::tcp(8080))?;
-    let cluster = Cluster::new(&node, &web)?;
-    let mut machine = Machine::new(&node)?;
-    machine.set_account(cluster.authority.dir.path());
-    let mut agent = machine.start(&modest(Workload::of(KUBEADM)?), "kube-proxy", &[], |_| {})?;
-    agent.says("ready")?;
-    assert_eq!(dial(&client)?.as_deref(), Some("web"));
-    assert_eq!(agent.stop()?.code(), Some(0), "{}", agent.log()?);
-    sandbox.close()
+    in_a_cluster("kubeapi", |_, machine, client| {
+        let mut agent = machine.start(&modest(Workload::of(KUBEADM)?), "kube-proxy", &[], |_| {})?;
+        agent.says("ready")?;
+        assert_eq!(dial(client)?.as_deref(), Some("web"));
+        assert_eq!(agent.stop()?.code(), Some(0), "{}", agent.log()?);
+        Ok(())
+    })
 }
