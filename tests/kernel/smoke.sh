@@ -44,7 +44,7 @@ if [ "${1:-}" = --full ]; then
 			while read -r filter reason; do
 				echo "--- skipped: $filter: $reason"
 				skips+=(--skip "$filter")
-			done < <(sed 's/^#.*//; /^ *$/d' "$here/full.skip")
+			done < <(sed 's/^#.*//; /^ *$/d' "$here/smoke-full.skip")
 			step "$binary" "${skips[@]}"
 			;;
 		*) [ ! -x "$binary" ] || step "$binary" ;;
