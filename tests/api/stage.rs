@@ -23,8 +23,10 @@ use tokio::time::timeout;
 /// The node all tests are on: that of the recorded files.
 pub(crate) const NODE: &str = "kc-n1";
 
-/// How long anything may take, on a busy or emulated machine too.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long anything may take; in a guest of the kernel matrix, whose CPU is emulated, six times as long.
+fn patience() -> Duration {
+    Duration::from_secs(if std::env::var_os("BEELINE_MATRIX").is_some() { 120 } else { 20 })
+}
 
 const LIMITS: Limits =
     Limits { frontends: 1 << 15, services: 1 << 14, slots: 1 << 17, backends: 1 << 16, names: 1 << 15 };
@@ -102,10 +104,10 @@ impl Stage {
 
     /// Takes in until something holds.
     pub fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Stage) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         while !holds(self) {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "{what}: not in {PATIENCE:?}; problems {:?}", self.problems());
+            assert!(!left.is_zero(), "{what}: not in {:?}; problems {:?}", patience(), self.problems());
             self.pump(left.min(Duration::from_millis(50)));
         }
     }
@@ -114,11 +116,11 @@ impl Stage {
     /// whether it stays so.
     pub fn until_equal(&mut self, server: &impl Server) {
         let wanted = fresh_dump(server);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         while self.dump() != wanted {
             if Instant::now() > deadline {
                 pretty_difference(&self.dump(), &wanted);
-                panic!("the dumps differ after {PATIENCE:?}; problems {:?}", self.problems());
+                panic!("the dumps differ after {:?}; problems {:?}", patience(), self.problems());
             }
             self.pump(Duration::from_millis(50));
         }

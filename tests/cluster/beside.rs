@@ -9,7 +9,7 @@ use beeline::sandbox::pod::Pod;
 use beeline::sandbox::proto::Dial;
 use serde_json::{Value, json};
 
-use crate::lab::{Lab, until};
+use crate::lab::{Lab, served, until};
 use crate::process::Process;
 use crate::stage::Server;
 
@@ -109,12 +109,7 @@ pub(crate) fn kube_proxy_and_beeline_answer_alike(lab: &mut Lab) -> Result<()> {
 }
 
 fn objects(lab: &Lab, situation: &Situation, cluster_ip: [u8; 4]) -> [Value; 2] {
-    let name = situation.name;
-    let mut service = json!({
-        "kind": "Service", "metadata": {"namespace": "ns", "name": name},
-        "spec": {"clusterIP": std::net::IpAddr::from(cluster_ip),
-            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}]}
-    });
+    let [mut service, mut slice] = served(situation.name, cluster_ip, 80, &[]);
     let spec = service["spec"].as_object_mut().expect("a map");
     spec.extend(situation.spec.as_object().expect("a map").clone());
     let endpoint = |(pod, more): &(usize, Value)| {
@@ -123,12 +118,7 @@ fn objects(lab: &Lab, situation: &Situation, cluster_ip: [u8; 4]) -> [Value; 2] 
         endpoint["nodeName"] = if *pod == 2 { "n2" } else { "n1" }.into();
         endpoint
     };
-    let endpoints: Vec<Value> = situation.endpoints.iter().map(endpoint).collect();
-    let slice = json!({
-        "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
-        "metadata": {"namespace": "ns", "name": format!("{name}-1"), "labels": {"kubernetes.io/service-name": name}},
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]
-    });
+    slice["endpoints"] = situation.endpoints.iter().map(endpoint).collect();
     [service, slice]
 }
 

@@ -84,18 +84,17 @@ impl PinnedTables {
     /// Has the sieve hold these frontends, before they are put. What it holds is read, not remembered:
     /// so a repair repairs it as well.
     fn sieve<'a>(&self, elements: impl Iterator<Item = &'a Element>) -> Result<(), TableError> {
-        let unreadable = |e: &io::Error| refused(Map::Frontends, &self.frontends, "read bl_sieve", e);
-        let mut sieve = read_sieve(&self.sieve).map_err(|e| unreadable(&e))?;
+        let mut sieve = read_sieve(&self.sieve)
+            .map_err(|e| refused(Map::Frontends, &self.frontends, "read bl_sieve", &e))?;
         let before = sieve;
-        let frontends = elements.filter(|element| element.map == Map::Frontends);
-        frontends
+        elements
             .filter_map(|element| wire::read(&element.key))
             .for_each(|key| wire::sieve_add(&mut sieve, &key));
         if sieve.word == before.word {
             return Ok(());
         }
         let done = sys::update(self.sieve.as_fd(), &[0; 4], wire::bytes(&sieve));
-        done.map_err(|e| refused(Map::Frontends, &self.frontends, "have bl_sieve hold it", &e))
+        done.map_err(|e| refused(Map::Frontends, &self.frontends, "add its prefix to bl_sieve", &e))
     }
 
     fn hash(&self, map: Map) -> &MapHandle {
@@ -174,7 +173,8 @@ impl PinnedTables {
             let map = self.hash(batch[0].1.map);
             let keys: Vec<u8> = batch.iter().flat_map(|(_, e)| e.key.iter().copied()).collect();
             let values: Vec<u8> = batch.iter().flat_map(|(_, e)| e.value.iter().copied()).collect();
-            let is_held = self.sieve(batch.iter().map(|(_, element)| element)).is_ok();
+            let is_held = batch[0].1.map != Map::Frontends
+                || self.sieve(batch.iter().map(|(_, element)| element)).is_ok();
             if is_held
                 && batch.len() > 1
                 && sys::update_batch(map.as_fd(), &keys, &values, batch.len() as u32).is_ok()

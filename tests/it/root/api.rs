@@ -36,7 +36,7 @@ fn put(server: &ApiServer, node: &Node, name: &str, n: u8, pods: &[&Pod]) -> Res
 }
 
 /// Waits until something holds.
-fn until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(super) fn until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !holds()? {
         ensure!(Instant::now() < deadline, "{what}: not in ten seconds");

@@ -3,13 +3,13 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use beeline::sandbox::cluster::Sandbox;
 use beeline::sandbox::pod::Pod;
 use beeline::sandbox::proto::{Dial, Serve};
 
+use super::api::until;
 use super::bundle::{Container, Machine};
 use crate::workload::{KUBEADM, Workload};
 
@@ -56,16 +56,6 @@ fn start(machine: &Machine, workload: &Workload, name: &str) -> Result<Container
 pub(super) fn dial(client: &Pod) -> Result<Option<String>> {
     let to: SocketAddr = SERVICE.parse()?;
     Ok(client.call(Dial { timeout_ms: 500, ..Dial::tcp(to) })?.reply)
-}
-
-/// Waits until something holds.
-pub(super) fn until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(10);
-    while !holds()? {
-        ensure!(Instant::now() < end, "{what}: not in ten seconds");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
 }
 
 /// What lies in a folder.

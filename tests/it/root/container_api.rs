@@ -13,8 +13,9 @@ use beeline::sandbox::pod::Pod;
 use beeline::sandbox::proto::Serve;
 use serde_json::json;
 
+use super::api::until;
 use super::bundle::Machine;
-use super::container::{dial, modest, until};
+use super::container::{dial, modest};
 use crate::api_front::{Authority, tls_in};
 use crate::workload::{KUBEADM, Workload};
 
