@@ -21,4 +21,7 @@ const volatile bool bl_has_set_retval __weak = false;
  */
 const volatile bool bl_check_generation __weak = true;
 
+/* The largest power of two that bl_services has rows for, less one: where to look first. */
+const volatile __u32 bl_home_mask __weak = 0;
+
 #endif

@@ -111,6 +111,20 @@ static __always_inline struct bl_flow *bl_flow_of(__u64 cookie)
 }
 
 /*
+ * Has the processor fetch the row a socket is about to take, both ends of it, while the
+ * choice of a backend waits for memory of its own: taking the row waits for all before.
+ */
+static __always_inline void bl_near_fetch(__u64 cookie)
+{
+	const struct bl_near *near = bl_near_of(cookie);
+
+	if (near) {
+		(void)BL_LOAD(near->cookie);
+		(void)BL_LOAD(near->flow.netns);
+	}
+}
+
+/*
  * Writes the first row of a socket if it lies near, or may: a fresh socket takes the
  * place if nobody has it.
  */

@@ -37,7 +37,7 @@ enum bl_action {
 
 struct bl_verdict {
 	__u64 set;    /* the set word, read once */
-	__u64 policy; /* bl_service.policy */
+	__u64 policy; /* BL_POLICY of bl_service.policy */
 	__u32 service;
 	__u8 action; /* enum bl_action */
 	__u8 kind;   /* enum bl_frontend_kind */
@@ -62,11 +62,11 @@ static __always_inline __u32 bl_key_check(const struct bl_frontend_key *key)
 }
 
 /*
- * The value of a frontend, 0 if there is none. A deleted element of a hash may be
- * handed to the next insert while we hold it, so the value is read in one load and
- * taken only if it was written for this very key.
+ * The value of a key of bl_frontends, 0 if there is none. A deleted element of a hash
+ * may be handed to the next insert while we hold it, so the value is read in one load
+ * and taken only if it was written for this very key.
  */
-static __always_inline __u64 bl_frontend_lookup(const struct bl_frontend_key *key)
+static __always_inline __u64 bl_frontend_far(const struct bl_frontend_key *key, __u32 check)
 {
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < BL_LOOKUP_TRIES; i++) {
@@ -76,10 +76,42 @@ static __always_inline __u64 bl_frontend_lookup(const struct bl_frontend_key *ke
 		if (!value)
 			return 0;
 		word = BL_LOAD(*value);
-		if (BL_FRONTEND_CHECK(word) == bl_key_check(key))
+		if (BL_FRONTEND_CHECK(word) == check)
 			return word;
 	}
 	return 0;
+}
+
+/*
+ * The value of a ClusterIP frontend whose ServicePort is at home, else 0. What costs a
+ * connection is memory that no cache holds: this row is needed in any case. Who is at
+ * home is a shortcut to what bl_frontends says, written after it and struck before it
+ * changes.
+ */
+static __always_inline __u64 bl_frontend_home(const struct bl_frontend_key *key, __u32 check)
+{
+	__u32 home = BL_HOME(key->port, key->proto);
+	const struct bl_service *row;
+
+#pragma unroll
+	for (__u32 i = 0; i < BL_HOMES; i++) {
+		__u32 at = (check + i) & bl_home_mask;
+
+		row = bpf_map_lookup_elem(&bl_services, &at);
+		if (row && BL_POLICY_HOME(BL_LOAD(row->policy)) == home &&
+		    bl_addr_equal(&row->home, &key->addr))
+			return BL_FRONTEND(at, BL_KIND_CLUSTER_IP, check);
+	}
+	return 0;
+}
+
+/* The value of a frontend, 0 if there is none. */
+static __always_inline __u64 bl_frontend_lookup(const struct bl_frontend_key *key)
+{
+	__u32 check = bl_key_check(key);
+	__u64 value = bl_frontend_home(key, check);
+
+	return value ?: bl_frontend_far(key, check);
 }
 
 /* The bit of an address in bl_sieve. Bits of neighbouring prefixes differ. */
@@ -133,7 +165,7 @@ static __always_inline bool bl_decide_frontend(__u64 frontend, const struct bl_a
 	row = bpf_map_lookup_elem(&bl_services, &v->service);
 	if (!row)
 		return false;
-	v->policy = BL_LOAD(row->policy);
+	v->policy = BL_POLICY(BL_LOAD(row->policy));
 	if (!(v->policy >> 32 & BL_POLICY_USED))
 		return false;
 	v->which = bl_which_set(v, dialled, client);
@@ -151,7 +183,7 @@ static __always_inline void bl_decide_undefined(const struct bl_addr *dialled, s
 	struct bl_frontend_key key = { .addr = *dialled, .scope = BL_SCOPE_ACTIVE };
 
 	v->service = BL_NO_SERVICE;
-	v->action = bl_frontend_lookup(&key) ? BL_REJECT : BL_PASS;
+	v->action = bl_frontend_far(&key, bl_key_check(&key)) ? BL_REJECT : BL_PASS;
 }
 
 /*

@@ -11,8 +11,8 @@
 
 /*
  * bl_frontends: {address, port, protocol} -> {service index, kind, key check}.
- * Writer: agent. Readers: BPF on connect/sendmsg, CLI. An entry lives while some
- * Service has that frontend. NO_PREALLOC: sized to use.
+ * Writer: agent. Readers: BPF on connect/sendmsg for what is not at home in bl_services,
+ * CLI. An entry lives while some Service has that frontend. NO_PREALLOC: sized to use.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -23,7 +23,8 @@ struct {
 } bl_frontends __weak SEC(".maps");
 
 /*
- * bl_services: service index -> two sets, the policies, and counters. Writer: agent,
+ * bl_services: service index -> two sets, the policies, counters, and the ClusterIP
+ * frontend that leads here if its key says so too (BL_HOMES). Writer: agent,
  * by mapped stores only; of the counters BPF, by atomic adds (the agent clears them
  * when the index gets a new owner). Readers: BPF, CLI. A row lives as long as its
  * ServicePort; the index is re-used after a grace period.
@@ -112,7 +113,8 @@ struct {
 
 /*
  * bl_sieve: 0 -> the prefixes that frontends lie in. An address it lets fall through is
- * no frontend's, which spares connections to anything else the looks into bl_frontends.
+ * no frontend's, which spares connections to anything else the looks into bl_services and
+ * bl_frontends.
  * Writer: agent, a bit before the frontend that needs it. Readers: BPF, CLI. Bits are
  * only added; once the programs of a start are attached those nobody needs are dropped.
  */

@@ -152,6 +152,7 @@ static __always_inline bool bl_connect_forward(struct bpf_sock_addr *ctx, const 
 	const struct bl_target *to = NULL;
 	__u64 choice = 0;
 
+	bl_near_fetch(cookie);
 	if (key->proto == IPPROTO_UDP && !fresh)
 		to = bl_reconnected(ctx, cookie, &peer, v->service, &choice);
 	if (!to) {

@@ -46,6 +46,7 @@ _Static_assert(sizeof(struct bl_frontend_key) == 20, "bl_frontend_key");
 #define BL_FRONTEND_INDEX(v) ((__u32)((v)&0xffffff))
 #define BL_FRONTEND_KIND(v) ((__u32)((v) >> 24 & 0xff))
 #define BL_FRONTEND_CHECK(v) ((__u32)((v) >> 32))
+#define BL_FRONTEND(index, kind, check) ((__u64)(index) | (__u64)(kind) << 24 | (__u64)(check) << 32)
 #define BL_NO_SERVICE 0xffffff
 
 /*
@@ -65,7 +66,14 @@ enum bl_which {
 	BL_LOCAL = 1,
 };
 
-/* bl_service.policy: bits 0..31 affinity seconds, 32..47 enum bl_policy_flags. */
+/*
+ * bl_service.policy: bits 0..31 affinity seconds, 32..39 enum bl_policy_flags. Bits 40..47
+ * protocol and 48..63 port (network order) of the ClusterIP frontend that leads here, with
+ * bl_service.home as its address; 0 where it is found by bl_frontends alone.
+ */
+#define BL_POLICY(w) ((w)&0xffffffffffULL)
+#define BL_POLICY_HOME(w) ((__u32)((w) >> 40))
+#define BL_HOME(port, proto) ((__u32)(port) << 8 | (proto))
 enum bl_policy_flags {
 	BL_POLICY_USED = 1,
 	BL_POLICY_INTERNAL_LOCAL = 2,
@@ -77,21 +85,29 @@ struct bl_stats {
 	__u64 connections;
 	__u64 refused;
 	__u64 dropped; /* left to the packet path, which drops (REJ-2) */
-	__u64 spare;
 };
 
 /*
- * Row of bl_services. Each word of the agent's is written with one aligned 8-byte
- * store. The counters lie beside them: they cost a connection no cache line and no
- * page that it has not touched.
+ * Row of bl_services, one cache line. Each word of the agent's is written with one
+ * aligned 8-byte store. The counters lie beside them: they cost a connection no cache
+ * line and no page that it has not touched. home is written once in the life of a
+ * ServicePort, before the home bits of its policy.
  */
 struct bl_service {
 	__u64 set[2]; /* enum bl_which */
 	__u64 policy;
-	__u64 spare;
+	struct bl_addr home;
 	struct bl_stats stats;
 };
 _Static_assert(sizeof(struct bl_service) == 64, "bl_service");
+
+/*
+ * A ServicePort takes one of the rows from bl_key_check() of its ClusterIP frontend on,
+ * modulo the largest power of two that bl_services has rows for, if one is free: there it
+ * is found without a look into bl_frontends. Other homes would be another layout, though
+ * no type changes: bl_service has to change with them.
+ */
+#define BL_HOMES 8
 
 /* Where a flow goes. */
 struct bl_target {

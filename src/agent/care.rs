@@ -71,6 +71,10 @@ impl Care {
             }
             Err(error) => drop(cared.failed.get_or_insert(format!("the tables cannot be read: {error:#}"))),
         }
+        // After the rows are right: who is at home is who they say.
+        if let Err(error) = reconciler.tables().tables().tend_homes() {
+            cared.failed.get_or_insert(format!("the homes in bl_services are not looked after: {error:#}"));
+        }
         crate::host::memory::trim();
     }
 }

@@ -13,7 +13,8 @@ use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle, Object, PrintLevel, set_print};
 
 use super::skel::{BeelineSkelBuilder, OpenBeelineSkel};
-use super::sys;
+use super::{sys, wire};
+use crate::plan::table::Map;
 
 include!(concat!(env!("OUT_DIR"), "/layout.rs"));
 
@@ -164,6 +165,10 @@ fn try_load(unit: &Unit, placement: &[Place], knobs: Knobs) -> Result<Loaded> {
     let mut storage = MaybeUninit::uninit();
     let mut open = BeelineSkelBuilder::default().open(&mut storage).context("open the skeleton")?;
     knobs.apply(&mut open);
+    if let Some(rodata) = &mut open.maps.rodata_data {
+        let services = placement.iter().find(|place| place.map == Map::Services.name());
+        rodata.bl_home_mask = wire::home_mask(services.and_then(|place| place.size).unwrap_or(1));
+    }
     place(&mut open, placement)?;
     for mut program in open.open_object_mut().progs_mut() {
         let wanted = unit.programs.iter().any(|known| program.name() == *known);

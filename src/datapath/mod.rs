@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapHandle};
 
-use crate::plan::table::{Limits, Map, Op, TableError, Tables};
+use crate::plan::table::{FrontendKey, Limits, Map, Op, ServiceId, TableError, Tables};
 use attach::{Attachment, Cgroup};
 use load::{GROUPS, Knobs, Loaded, Place, Placement, Program, SOCKET};
 use maps::{OpenError, PinnedTables, Reader};
@@ -144,6 +144,7 @@ impl Datapath {
         attach::attach(&self.tree, &self.cgroup, &self.programs)?;
         if !std::mem::replace(&mut self.live, true) {
             self.tables.fill_sieve(true).context("fill bl_sieve from bl_frontends")?;
+            self.tables.tend_homes().context("find who is at home in bl_services")?;
         }
         for (group, side) in GROUPS.iter().zip(&mut self.sides) {
             pins::settle(&self.tree, group, *side)?;
@@ -218,6 +219,10 @@ impl Tables for Datapath {
 
     fn ended(&mut self) -> Option<Result<(), TableError>> {
         self.tables.ended()
+    }
+
+    fn homes(&self, key: &FrontendKey) -> Vec<ServiceId> {
+        self.tables.homes(key)
     }
 
     fn limits(&self) -> Limits {

@@ -36,7 +36,7 @@ macro_rules! wire {
 wire! {
     bl_addr = 16 { w @ 0 }
     bl_frontend_key = 20 { addr @ 0, port @ 16, proto @ 18, scope @ 19 }
-    bl_service = 64 { set @ 0, policy @ 16, spare @ 24, stats @ 32 }
+    bl_service = 64 { set @ 0, policy @ 16, home @ 24, stats @ 40 }
     bl_target = 20 { addr @ 0, port @ 16, spare @ 18 }
     bl_slot = 32 { to @ 0, backend @ 20, generation @ 24, spare @ 28 }
     bl_backend = 32 { to @ 0, service @ 20, state @ 24 }
@@ -53,12 +53,13 @@ wire! {
     bl_near = 80 { spare @ 4, cookie @ 8, flow @ 16 }
     bl_more_key = 16 { cookie @ 0, seq @ 8 }
     bl_aid = 16 { socket @ 0, netns @ 8 }
-    bl_stats = 32 { connections @ 0, refused @ 8, dropped @ 16 }
+    bl_stats = 24 { connections @ 0, refused @ 8, dropped @ 16 }
 }
 
 /// Byte offsets of the words that are stored one by one.
 pub(crate) const SERVICE_SET: usize = offset_of!(bl_service, set);
 pub(crate) const SERVICE_POLICY: usize = offset_of!(bl_service, policy);
+pub(crate) const SERVICE_HOME: usize = offset_of!(bl_service, home);
 pub(crate) const SERVICE_STATS: usize = offset_of!(bl_service, stats);
 pub(crate) const BACKEND_STATE: usize = offset_of!(bl_backend, state);
 
@@ -205,6 +206,43 @@ pub(crate) fn read_set_word(word: u64) -> SetWord {
         count: (word >> 32) as u32 & SetWord::MAX_COUNT,
         has_any: word >> 56 & 1 != 0,
     }
+}
+
+/// The bits of a policy word that name the frontend at home in its row.
+pub(crate) const POLICY_HOME: u64 = !0 << 40;
+/// Rows that a ServicePort may be at home in.
+pub(crate) const HOMES: u32 = 8;
+
+/// Those bits for a frontend. Only one of scope PORT can be at home.
+pub(crate) fn home(key: &bl_frontend_key) -> u64 {
+    (u64::from(key.port) << 8 | u64::from(key.proto)) << 40
+}
+
+/// The frontend that is at home in a row.
+pub(crate) fn read_home(row: &bl_service) -> Option<bl_frontend_key> {
+    let (proto, port) = ((row.policy >> 40) as u8, (row.policy >> 48) as u16);
+    (row.policy & POLICY_HOME != 0).then_some(bl_frontend_key {
+        addr: row.home,
+        port,
+        proto,
+        scope: SCOPE_PORT,
+    })
+}
+
+/// Whether a frontend can be at home in the row it leads to: what is dialled most.
+pub(crate) fn has_home(key: &bl_frontend_key, value: Frontend) -> bool {
+    key.scope == SCOPE_PORT && value.kind == FrontendKind::ClusterIp
+}
+
+/// What the programs mask a key check with, for so many rows of `bl_services`.
+pub(crate) fn home_mask(rows: u32) -> u32 {
+    (1 << rows.max(1).ilog2()) - 1
+}
+
+/// The rows in which a frontend may be at home, in the order in which they are looked at.
+pub(crate) fn homes(key: &bl_frontend_key, rows: u32) -> [u32; HOMES as usize] {
+    let check = key_check(key);
+    std::array::from_fn(|at| check.wrapping_add(at as u32) & home_mask(rows))
 }
 
 pub(crate) fn policy(policy: Policy) -> u64 {

@@ -3,7 +3,7 @@
 //! A reader that has begun may hold what was unlinked a moment ago. So what is freed rests until a
 //! grace period that *began after* it was freed has ended (architecture, "Re-use waits for a proven
 //! grace period"); what nftables elements or fragments may carry rests for a time besides. The
-//! lowest free id is handed out first, so that tables stay dense.
+//! lowest free id is handed out first, so that tables stay dense, unless a certain one is wanted.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
@@ -85,17 +85,44 @@ impl<T: Copy> Quarantine<T> {
     }
 }
 
+/// One bit per id.
+#[derive(Clone, Debug, Default)]
+struct Bitmap(Vec<u64>);
+
+impl Bitmap {
+    fn has(&self, id: u32) -> bool {
+        self.0.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 != 0)
+    }
+
+    /// Sets or clears a bit; whether that changed it.
+    fn set(&mut self, id: u32, on: bool) -> bool {
+        let (word, bit) = (id as usize / 64, 1 << (id % 64));
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        let before = self.0[word];
+        self.0[word] = if on { before | bit } else { before & !bit };
+        self.0[word] != before
+    }
+}
+
 /// Ids from `first` up to, not including, a limit.
 #[derive(Clone, Debug)]
 pub struct IdPool {
     first: u32,
     limit: u32,
-    /// Ids from here on were never handed out.
+    /// Below here every id that is not busy is in `free`; from here on none is.
     fresh: u32,
+    /// It may also hold ids that [`IdPool::take_near`] took.
     free: BinaryHeap<Reverse<u32>>,
+    /// What `free` holds.
+    listed: Bitmap,
+    /// In use. It catches what is freed twice.
+    taken: Bitmap,
+    /// In use or resting, and how many are.
+    busy: Bitmap,
+    used: u32,
     resting: Quarantine<u32>,
-    /// One bit per id: in use. It catches what is freed twice.
-    taken: Vec<u64>,
 }
 
 impl IdPool {
@@ -106,47 +133,66 @@ impl IdPool {
 
     /// A pool in which the ids of `used` are taken; those outside `first..limit` are ignored.
     pub fn with_used(first: u32, limit: u32, used: &BTreeSet<u32>) -> IdPool {
-        let fresh = used.range(first..limit.max(first)).next_back().map_or(first, |last| last + 1);
-        let free = (first..fresh).filter(|id| !used.contains(id)).map(Reverse).collect();
-        let mut pool =
-            IdPool { first, limit, fresh, free, resting: Quarantine(VecDeque::new()), taken: Vec::new() };
-        used.range(first..fresh).for_each(|id| pool.mark(*id, true));
+        let mut pool = IdPool {
+            first,
+            limit,
+            fresh: first,
+            free: BinaryHeap::new(),
+            listed: Bitmap::default(),
+            taken: Bitmap::default(),
+            busy: Bitmap::default(),
+            used: 0,
+            resting: Quarantine(VecDeque::new()),
+        };
+        used.range(first..limit.max(first)).for_each(|id| pool.claim(*id));
         pool
     }
 
     /// The lowest free id; `None` when all are in use or resting.
     pub fn take(&mut self) -> Option<u32> {
-        let id = match self.free.pop() {
-            Some(Reverse(id)) => id,
-            None if self.fresh < self.limit => {
-                self.fresh += 1;
-                self.fresh - 1
+        while let Some(Reverse(id)) = self.free.pop() {
+            self.listed.set(id, false);
+            if !self.busy.has(id) {
+                self.claim(id);
+                return Some(id);
             }
-            None => return None,
-        };
-        self.mark(id, true);
+        }
+        let id = (self.fresh..self.limit).find(|id| !self.busy.has(*id));
+        self.fresh = id.map_or(self.limit.max(self.fresh), |id| id + 1);
+        self.claim(id?);
+        id
+    }
+
+    /// The first free id of `wanted`, else any.
+    pub fn take_near(&mut self, wanted: impl Iterator<Item = u32>) -> Option<u32> {
+        let (range, busy) = (self.first..self.limit, &self.busy);
+        let near = wanted.into_iter().find(|id| range.contains(id) && !busy.has(*id));
+        let Some(id) = near else { return self.take() };
+        self.claim(id);
         Some(id)
     }
 
     /// Gives back an id that no reader can have seen.
     pub fn put_back(&mut self, id: u32) {
         if self.handed_out(id) {
-            self.mark(id, false);
-            self.free.push(Reverse(id));
+            self.unclaim(id);
+            self.free(id);
         }
     }
 
     /// Frees an id that readers may hold, unlinked at `since`; it rests at least until the time `until`.
     pub fn retire(&mut self, id: u32, since: Epoch, until: Duration) {
         if self.handed_out(id) {
-            self.mark(id, false);
+            self.unclaim(id);
             self.resting.push(id, since, until);
         }
     }
 
     /// Makes free what nobody can hold any more.
     pub fn release(&mut self, epochs: &Epochs, now: Duration) {
-        self.free.extend(self.resting.release(epochs, now).into_iter().map(Reverse));
+        for id in self.resting.release(epochs, now) {
+            self.free(id);
+        }
     }
 
     /// Whether something rests that a grace period would help.
@@ -156,7 +202,7 @@ impl IdPool {
 
     /// How many ids are in use or resting.
     pub fn used(&self) -> u32 {
-        self.fresh - self.first - self.free.len() as u32
+        self.used
     }
 
     /// Raises the limit. A lower one than before is ignored: ids above it may be in use.
@@ -166,16 +212,27 @@ impl IdPool {
 
     /// Whether the pool has to do with the id: recovery may find rows outside of what it hands out.
     fn handed_out(&self, id: u32) -> bool {
-        (self.first..self.fresh).contains(&id)
+        (self.first..self.fresh).contains(&id) || self.busy.has(id)
     }
 
-    fn mark(&mut self, id: u32, taken: bool) {
-        let (word, bit) = (id as usize / 64, 1 << (id % 64));
-        if self.taken.len() <= word {
-            self.taken.resize(word + 1, 0);
+    fn claim(&mut self, id: u32) {
+        let (taken, busy) = (self.taken.set(id, true), self.busy.set(id, true));
+        debug_assert!(taken && busy, "id {id} taken twice");
+        self.used += 1;
+    }
+
+    fn unclaim(&mut self, id: u32) {
+        let taken = self.taken.set(id, false);
+        debug_assert!(taken, "id {id} freed twice");
+    }
+
+    fn free(&mut self, id: u32) {
+        if self.busy.set(id, false) {
+            self.used -= 1;
         }
-        debug_assert_eq!(self.taken[word] & bit == 0, taken, "id {id} taken or freed twice");
-        self.taken[word] = if taken { self.taken[word] | bit } else { self.taken[word] & !bit };
+        if id < self.fresh && self.listed.set(id, true) {
+            self.free.push(Reverse(id));
+        }
     }
 }
 

@@ -291,7 +291,7 @@ pub enum Op {
     NetnsPut(u64, NetnsClass),
     /// A network namespace is forgotten.
     NetnsDelete(u64),
-    /// The counters of a service index start at zero (the index has a new owner).
+    /// A service index has a new owner: its counters start at zero, and nobody is at home in its row.
     StatsClear(ServiceId),
     /// The settings row. BPF reads the word of flags alone, in one load; the texts are for people.
     Settings(Settings),
@@ -435,6 +435,12 @@ pub trait Tables {
     /// Whether the grace period that was begun aside has ended: `None` while it goes on.
     fn ended(&mut self) -> Option<Result<(), TableError>> {
         None
+    }
+
+    /// Rows of `bl_services` in which readers find a frontend at once, the best first: a ServicePort whose
+    /// ClusterIP that is takes one of them where it can. None: all rows are alike.
+    fn homes(&self, _: &FrontendKey) -> Vec<ServiceId> {
+        Vec::new()
     }
 
     /// The sizes of the maps.

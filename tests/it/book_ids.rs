@@ -66,6 +66,25 @@ fn ids_found_in_use_are_not_handed_out() {
 }
 
 #[test]
+fn an_id_that_is_wanted_is_given_while_it_is_free() {
+    let (mut pool, mut epochs) = (IdPool::new(1, 6), Epochs::default());
+    assert_eq!(pool.take_near([0, 9, 4, 5].into_iter()), Some(4), "what is outside is passed over");
+    assert_eq!(pool.take_near([4, 5].into_iter()), Some(5));
+    assert_eq!(pool.take_near([4, 5].into_iter()), Some(1), "none of them is free: any other");
+    assert_eq!([(); 3].map(|()| pool.take()), [Some(2), Some(3), None], "what was given is passed over");
+    assert_eq!(pool.used(), 5);
+    for id in [4, 2] {
+        pool.retire(id, epochs.now(), NOW);
+    }
+    assert_eq!(pool.take_near([4, 2].into_iter()), None, "at rest");
+    grace(&mut epochs);
+    pool.release(&epochs, NOW);
+    assert_eq!((pool.used(), pool.take_near([4].into_iter())), (3, Some(4)));
+    pool.put_back(4);
+    assert_eq!([(); 3].map(|()| pool.take()), [Some(2), Some(4), None], "each once, however it came back");
+}
+
+#[test]
 fn slots_are_cut_to_size_and_joined() {
     let (mut pool, mut epochs) = (RangePool::new(10), Epochs::default());
     let ranges = [4, 2, 4].map(|len| pool.take(len).unwrap());

@@ -2,6 +2,7 @@
 //! outlive them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 
 use beeline::model::names::ServicePortName;
@@ -307,6 +308,12 @@ impl Tables for Watched {
         self.forget_versions();
         self.deleted.clear();
         self.mem.quiesce()
+    }
+
+    /// A few rows that depend on the key, as in pinned maps.
+    fn homes(&self, key: &FrontendKey) -> Vec<ServiceId> {
+        let first = rustc_hash::FxBuildHasher.hash_one(key) as u32;
+        (0..2).map(|at| ServiceId(first.wrapping_add(at) % self.limits().services)).collect()
     }
 
     fn limits(&self) -> Limits {

@@ -15,8 +15,8 @@ use crate::datapath::load::GROUPS;
 use crate::datapath::pins::{Side, Tree};
 use crate::datapath::{sys, wire};
 use crate::plan::table::{
-    BackendId, BackendRow, Frontend, FrontendKey, Limits, Lookup, Map, PrefixClass, Rows, ServiceId,
-    ServiceName, ServiceRow, SetWord, Settings, Which,
+    BackendId, BackendRow, Frontend, FrontendKey, FrontendKind, Limits, Lookup, Map, PrefixClass, Rows,
+    ServiceId, ServiceName, ServiceRow, SetWord, Settings, Which,
 };
 
 /// Why there is nothing to read.
@@ -157,7 +157,7 @@ impl Reader {
     fn hash_rows(&self, rows: &mut Rows) -> io::Result<()> {
         let sieve = read_sieve(self.map(SIEVE))?;
         scan_hash(self.map(Map::Frontends.name()), |key, value| {
-            // What BPF does not find is not there.
+            // What the sieve does not hold BPF does not find. Who is at home is a shortcut to these rows.
             let held = wire::read::<wire::bl_frontend_key>(key).filter(|raw| wire::sieve_holds(&sieve, raw));
             let Some(raw) = held else { return };
             let Some(value) = wire::read::<u64>(value).and_then(|value| wire::read_frontend(&raw, value))
@@ -182,6 +182,17 @@ impl Reader {
         scan_keys(self.map(Map::Prefixes.name()), |key| {
             rows.prefixes.extend(wire::read(key).and_then(|key| wire::read_prefix(&key)));
         })
+    }
+
+    /// The ServicePort that a frontend is at home with.
+    fn home(&self, key: &wire::bl_frontend_key) -> Option<ServiceId> {
+        let services = Map::Services.name();
+        let is_there = |row: &u32| {
+            let row = self.row(services, &row.to_ne_bytes());
+            let home = row.and_then(|row| wire::read_home(&row));
+            home.is_some_and(|home| wire::bytes(&home) == wire::bytes(key))
+        };
+        wire::homes(key, self.map(services).max_entries()).into_iter().find(is_there).map(ServiceId)
     }
 
     /// The texts of `bl_names` by id, for one row.
@@ -211,6 +222,9 @@ impl Lookup for Reader {
         let key = wire::frontend_key(key);
         if !wire::sieve_holds(&read_sieve(self.map(SIEVE)).ok()?, &key) {
             return None;
+        }
+        if let Some(id) = self.home(&key) {
+            return Some(at_home(id));
         }
         wire::read_frontend(&key, self.row::<u64>(Map::Frontends.name(), wire::bytes(&key))?)
     }
@@ -245,6 +259,11 @@ impl Lookup for Reader {
     fn settings(&self) -> Settings {
         self.row(Map::Agent.name(), &0u32.to_ne_bytes()).map(|row| wire::read_agent(&row)).unwrap_or_default()
     }
+}
+
+/// The value of a frontend that is at home.
+fn at_home(id: ServiceId) -> Frontend {
+    Frontend { service: Some(id), kind: FrontendKind::ClusterIp }
 }
 
 /// The backend of a slot, among those of `bl_backends` sorted by id; 0, which is none, if the slot does not

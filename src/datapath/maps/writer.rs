@@ -9,15 +9,21 @@ use libbpf_rs::{MapCore, MapHandle};
 
 use super::array::Array;
 use super::grace::Grace;
-use super::scan::scan_keys;
+use super::scan::{scan_hash, scan_keys};
 use crate::datapath::{sys, wire};
-use crate::plan::table::{BackendId, BackendRow, Limits, Map, Op, TableError, Tables};
+use crate::plan::table::{
+    BackendId, BackendRow, Frontend, FrontendKey, FrontendKind, Limits, Map, Op, Policy, ServiceId,
+    TableError, Tables,
+};
 
 /// The map of [`wire::bl_sieve`].
 pub(super) const SIEVE: &str = "bl_sieve";
 
 /// How many 64 KiB windows stay mapped per large array.
 const WINDOWS: usize = 4;
+
+/// Words of a row of `bl_services`.
+const SERVICE_WORDS: usize = size_of::<wire::bl_service>() / 8;
 
 /// Elements per batch: 280 KiB of names.
 const BATCH: usize = 1024;
@@ -111,13 +117,104 @@ impl PinnedTables {
         }
     }
 
-    fn put(&self, element: &Element) -> Result<(), TableError> {
-        let map = self.hash(element.map);
+    fn put(&mut self, element: &Element) -> Result<(), TableError> {
         if element.map == Map::Frontends {
             self.sieve(std::iter::once(element))?;
         }
+        let frontend = element.frontend();
+        if let Some((key, value)) = frontend {
+            self.leave_home(&key, value)?;
+        }
+        let map = self.hash(element.map);
         sys::update(map.as_fd(), &element.key, &element.value)
-            .map_err(|e| refused(element.map, map, "put a row", &e))
+            .map_err(|e| refused(element.map, map, "put a row", &e))?;
+        frontend.map_or(Ok(()), |(key, value)| self.settle(&key, value))
+    }
+
+    /// Has a frontend that `bl_frontends` has be at home in the row it leads to, if that is one where readers
+    /// look. What is at home is only ever what `bl_frontends` says too: so the hash is the truth, and growth,
+    /// recovery and the audit go by it alone.
+    fn settle(&mut self, key: &wire::bl_frontend_key, value: Frontend) -> Result<(), TableError> {
+        let Some(id) = self.home_of(key, value) else { return Ok(()) };
+        let (mapping, at) = self.services.row(id.0)?;
+        let home = |n: usize| mapping.word(at + wire::SERVICE_HOME + 8 * n);
+        let before: [u64; 2] = std::array::from_fn(|n| home(n).load(Ordering::Relaxed));
+        let words = wire::words::<_, 2>(&key.addr);
+        // An address stays as long as its ServicePort has the row: readers never see half of another.
+        if before != [0; 2] && before != words {
+            return Ok(());
+        }
+        words.into_iter().enumerate().for_each(|(n, word)| home(n).store(word, Ordering::Relaxed));
+        let policy = mapping.word(at + wire::SERVICE_POLICY);
+        let rest = policy.load(Ordering::Relaxed) & !wire::POLICY_HOME;
+        policy.store(rest | wire::home(key), Ordering::Release);
+        Ok(())
+    }
+
+    /// Has no row be the home of a frontend but the one where it would be with this value: before
+    /// `bl_frontends` says something else.
+    fn leave_home(&mut self, key: &wire::bl_frontend_key, value: Frontend) -> Result<(), TableError> {
+        let stays = self.home_of(key, value).map(|id| id.0);
+        for row in self.homes_of(key).into_iter().filter(|row| stays != Some(*row)) {
+            self.strike_home(row, |home| wire::bytes(home) == wire::bytes(key))?;
+        }
+        Ok(())
+    }
+
+    /// Clears the home in a row, if it is one of these.
+    fn strike_home(
+        &mut self,
+        row: u32,
+        is_meant: impl Fn(&wire::bl_frontend_key) -> bool,
+    ) -> Result<(), TableError> {
+        let (mapping, at) = self.services.row(row)?;
+        let words: [u64; SERVICE_WORDS] =
+            std::array::from_fn(|n| mapping.word(at + 8 * n).load(Ordering::Relaxed));
+        let found: wire::bl_service = wire::of_words(&words);
+        if wire::read_home(&found).is_some_and(|home| is_meant(&home)) {
+            let policy = mapping.word(at + wire::SERVICE_POLICY);
+            policy.store(found.policy & !wire::POLICY_HOME, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Has those be at home whom `bl_frontends` says so of, and nobody else: what a kill left undone, and what
+    /// others wrote.
+    ///
+    /// # Errors
+    /// A map could not be read or mapped.
+    pub fn tend_homes(&mut self) -> Result<()> {
+        let mut frontends: Vec<(wire::bl_frontend_key, u64)> = Vec::new();
+        scan_hash(&self.frontends, |key, value| frontends.extend(wire::read(key).zip(wire::read(value))))
+            .context("read bl_frontends")?;
+        let mut at_home: Vec<(u32, [u8; 20])> = Vec::new();
+        for (key, value) in frontends {
+            let Some(value) = wire::read_frontend(&key, value) else { continue };
+            self.settle(&key, value)?;
+            at_home.extend(self.home_of(&key, value).map(|id| (id.0, key_bytes(&key))));
+        }
+        at_home.sort_unstable();
+        for row in 0..self.services.rows() {
+            self.strike_home(row, |home| at_home.binary_search(&(row, key_bytes(home))).is_err())?;
+        }
+        Ok(())
+    }
+
+    /// The row where a frontend with this value can be at home.
+    fn home_of(&self, key: &wire::bl_frontend_key, value: Frontend) -> Option<ServiceId> {
+        let leads_to = value.service.filter(|_| wire::has_home(key, value))?;
+        self.homes_of(key).contains(&leads_to.0).then_some(leads_to)
+    }
+
+    fn homes_of(&self, key: &wire::bl_frontend_key) -> [u32; wire::HOMES as usize] {
+        wire::homes(key, self.services.rows())
+    }
+
+    fn delete_frontend(&mut self, key: &FrontendKey) -> Result<(), TableError> {
+        let key = wire::frontend_key(key);
+        let nobody = Frontend { service: None, kind: FrontendKind::ClusterIp };
+        self.leave_home(&key, nobody)?;
+        self.delete(Map::Frontends, wire::bytes(&key))
     }
 
     fn delete(&self, name: Map, key: &[u8]) -> Result<(), TableError> {
@@ -158,8 +255,29 @@ impl PinnedTables {
         Ok(())
     }
 
+    /// A policy keeps the home that is in the same word. A row that is no longer used is no home: not even the
+    /// address is left for the readers of its next owner, who comes a grace period later.
+    fn write_policy(&mut self, row: u32, policy: Policy) -> Result<(), TableError> {
+        let (mapping, at) = self.services.row(row)?;
+        let word = mapping.word(at + wire::SERVICE_POLICY);
+        let home = if policy.used { word.load(Ordering::Relaxed) & wire::POLICY_HOME } else { 0 };
+        word.store(wire::policy(policy) | home, Ordering::Release);
+        if !policy.used {
+            for offset in (0..size_of::<wire::bl_addr>()).step_by(8) {
+                mapping.word(at + wire::SERVICE_HOME + offset).store(0, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// A row gets a new owner: what was counted, and who was at home there, is another's.
     fn clear_stats(&mut self, row: u32) -> Result<(), TableError> {
         let (mapping, at) = self.services.row(row)?;
+        let policy = mapping.word(at + wire::SERVICE_POLICY);
+        policy.store(policy.load(Ordering::Relaxed) & !wire::POLICY_HOME, Ordering::Release);
+        for offset in (0..size_of::<wire::bl_addr>()).step_by(8) {
+            mapping.word(at + wire::SERVICE_HOME + offset).store(0, Ordering::Relaxed);
+        }
         for offset in (0..size_of::<wire::bl_stats>()).step_by(8) {
             mapping.word(at + wire::SERVICE_STATS + offset).store(0, Ordering::Relaxed);
         }
@@ -168,16 +286,20 @@ impl PinnedTables {
 
     /// Puts a run of elements of one map, in batches. A batch that fails is done again one by one, so
     /// that each row has its own verdict.
-    fn put_run(&self, run: &[(usize, Element)], failed: &mut Vec<(usize, TableError)>) {
+    fn put_run(&mut self, run: &[(usize, Element)], failed: &mut Vec<(usize, TableError)>) {
         for batch in run.chunks(BATCH) {
+            let frontends: Vec<_> = batch.iter().filter_map(|(_, element)| element.frontend()).collect();
+            let has_left = frontends.iter().all(|(key, value)| self.leave_home(key, *value).is_ok());
             let map = self.hash(batch[0].1.map);
             let keys: Vec<u8> = batch.iter().flat_map(|(_, e)| e.key.iter().copied()).collect();
             let values: Vec<u8> = batch.iter().flat_map(|(_, e)| e.value.iter().copied()).collect();
             let is_held = batch[0].1.map != Map::Frontends
                 || self.sieve(batch.iter().map(|(_, element)| element)).is_ok();
-            if is_held
+            if has_left
+                && is_held
                 && batch.len() > 1
                 && sys::update_batch(map.as_fd(), &keys, &values, batch.len() as u32).is_ok()
+                && frontends.iter().all(|(key, value)| self.settle(key, *value).is_ok())
             {
                 continue;
             }
@@ -227,6 +349,12 @@ impl Element {
         })
     }
 
+    /// The frontend that it is.
+    fn frontend(&self) -> Option<(wire::bl_frontend_key, Frontend)> {
+        let key = wire::read(&self.key).filter(|_| self.map == Map::Frontends)?;
+        Some((key, wire::read_frontend(&key, wire::read(&self.value)?)?))
+    }
+
     /// Whether neighbours of this element may share a system call. LPM takes batches only since 5.19.
     fn may_batch(&self) -> bool {
         matches!(self.map, Map::Frontends | Map::Names)
@@ -255,11 +383,7 @@ impl Tables for PinnedTables {
                 mapping.word(at).store(wire::set_word(*set), Ordering::Release);
                 Ok(())
             }
-            Op::Policy(id, policy) => {
-                let (mapping, at) = self.services.row(id.0)?;
-                mapping.word(at + wire::SERVICE_POLICY).store(wire::policy(*policy), Ordering::Release);
-                Ok(())
-            }
+            Op::Policy(id, policy) => self.write_policy(id.0, *policy),
             Op::Endpoint(id, info) => {
                 let (mapping, at) = self.endpoints.row(id.0)?;
                 let [word] = wire::words::<_, 1>(&wire::endpoint(info));
@@ -267,7 +391,7 @@ impl Tables for PinnedTables {
                 Ok(())
             }
             Op::StatsClear(id) => self.clear_stats(id.0),
-            Op::FrontendDelete(key) => self.delete(Map::Frontends, wire::bytes(&wire::frontend_key(key))),
+            Op::FrontendDelete(key) => self.delete_frontend(key),
             Op::NameDelete(id) => self.delete(Map::Names, wire::bytes(&wire::service_key(*id))),
             Op::TextDelete(id) => self.delete(Map::Names, wire::bytes(&wire::text_key(*id))),
             Op::PrefixDelete(prefix) => self.delete(Map::Prefixes, wire::bytes(&wire::prefix(prefix))),
@@ -307,6 +431,10 @@ impl Tables for PinnedTables {
         Some(self.grace.as_mut()?.ended()?.map_err(|e| unproven(&e)))
     }
 
+    fn homes(&self, key: &FrontendKey) -> Vec<ServiceId> {
+        self.homes_of(&wire::frontend_key(key)).map(ServiceId).to_vec()
+    }
+
     fn limits(&self) -> Limits {
         Limits {
             frontends: self.frontends.max_entries(),
@@ -316,6 +444,13 @@ impl Tables for PinnedTables {
             names: self.names.max_entries(),
         }
     }
+}
+
+/// A key as it is compared.
+fn key_bytes(key: &wire::bl_frontend_key) -> [u8; 20] {
+    let mut bytes = [0; 20];
+    bytes.copy_from_slice(wire::bytes(key));
+    bytes
 }
 
 /// What the sieve holds.

@@ -7,7 +7,7 @@ use crate::model::names::ServicePortName;
 use crate::plan::compile::{BackendWant, PortRows};
 use crate::plan::ids::Range;
 use crate::plan::table::{
-    BackendId, FrontendKey, FrontendKind, Map, Policy, ServiceId, SetWord, TableError, TextId, Which,
+    BackendId, FrontendKey, FrontendKind, Map, Policy, ServiceId, SetWord, TableError, Tables, TextId, Which,
 };
 
 /// One set word to store.
@@ -71,6 +71,7 @@ impl Book {
         &mut self,
         name: &ServicePortName,
         want: &mut Option<PortRows>,
+        tables: &dyn Tables,
     ) -> Result<Option<Plan>, Refusal> {
         let removing = want.is_none();
         if let Some(want) = want {
@@ -93,7 +94,7 @@ impl Book {
             failed: None,
         };
         merge(&mut plan.port.recs, &plan.want.backends);
-        if let Err(refusal) = self.allot(&mut plan) {
+        if let Err(refusal) = self.allot(&mut plan, tables) {
             self.close(&mut plan);
             *want = (!removing).then(|| std::mem::take(&mut plan.want));
             self.shelve(plan);
@@ -103,12 +104,12 @@ impl Book {
     }
 
     /// Takes the ids and slots that the plan needs, and notes the set words to store.
-    fn allot(&mut self, plan: &mut Plan) -> Result<(), Refusal> {
+    fn allot(&mut self, plan: &mut Plan, tables: &dyn Tables) -> Result<(), Refusal> {
         if plan.port.id.is_none() && !plan.removing {
-            plan.port.id = Some(ServiceId(self.take_id(Map::Services)?));
+            plan.port.id = Some(ServiceId(self.take_row(&plan.want, tables)?));
         }
         for rec in plan.port.recs.iter_mut().filter(|rec| rec.id == BackendId(0)) {
-            rec.id = BackendId(self.take_id(Map::Backends)?);
+            rec.id = BackendId(self.take_backend()?);
         }
         let over = plan.port.unlinked.is_some_and(|since| self.epochs.is_over(since));
         plan.draining = plan.removing && !over;
@@ -137,10 +138,20 @@ impl Book {
         Ok(Flip { word: SetWord { base: range.base, count, has_any }, range: Some(range), content: true })
     }
 
-    fn take_id(&mut self, map: Map) -> Result<u32, Refusal> {
-        let pool = if map == Map::Services { &mut self.services } else { &mut self.backends };
-        let id = if self.gate { None } else { pool.take() };
-        id.ok_or_else(|| self.refusal(map))
+    /// A row of `bl_services`, where readers look first for its ClusterIP.
+    fn take_row(&mut self, want: &PortRows, tables: &dyn Tables) -> Result<u32, Refusal> {
+        let is_dialled = |(key, kind): &&(FrontendKey, FrontendKind)| {
+            *kind == FrontendKind::ClusterIp && matches!(key, FrontendKey::Port { .. })
+        };
+        let dialled = want.frontends.iter().find(is_dialled);
+        let homes = dialled.map(|(key, _)| tables.homes(key)).unwrap_or_default();
+        let id = if self.gate { None } else { self.services.take_near(homes.iter().map(|id| id.0)) };
+        id.ok_or_else(|| self.refusal(Map::Services))
+    }
+
+    fn take_backend(&mut self) -> Result<u32, Refusal> {
+        let id = if self.gate { None } else { self.backends.take() };
+        id.ok_or_else(|| self.refusal(Map::Backends))
     }
 
     fn refusal(&self, map: Map) -> Refusal {

@@ -197,7 +197,7 @@ impl Book {
     ) {
         let mut plans: Vec<Plan> = Vec::new();
         for (name, mut want) in wants {
-            match self.plan(&name, &mut want) {
+            match self.plan(&name, &mut want, tables) {
                 Ok(Some(plan)) => plans.push(plan),
                 Ok(None) => drop(self.pending.remove(&name)),
                 Err(Refusal::Wait) => self.postpone(name, want, Cause::Grace, now),

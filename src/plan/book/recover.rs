@@ -132,7 +132,8 @@ impl Book {
                 owners.entry(FrontendKey::Active { addr: key.addr() }).or_default().insert(id);
             }
         }
-        let nobody = BTreeSet::from([ServiceId(self.limits.services)]);
+        // An index that is never handed out, however much the map grows.
+        let nobody = BTreeSet::from([ServiceId(super::size::MAX_SERVICES)]);
         for (key, value) in &rows.frontends {
             let ids = match value.service {
                 Some(id) => BTreeSet::from([id]),

@@ -6,7 +6,7 @@ use crate::plan::compile::PortRows;
 use crate::plan::table::{Limits, Map, TableError};
 
 /// The index that means "no ServicePort" bounds their number.
-const MAX_SERVICES: u32 = 0xff_ffff;
+pub(super) const MAX_SERVICES: u32 = 0xff_ffff;
 /// The largest power of two a map is asked to grow to.
 const MAX_ROWS: u32 = 1 << 30;
 

@@ -1,6 +1,6 @@
 //! Counts the writes that pass, by kind and by what they cost.
 
-use crate::plan::table::{Limits, Op, TableError, Tables};
+use crate::plan::table::{FrontendKey, Limits, Op, ServiceId, TableError, Tables};
 
 /// What was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,6 +91,10 @@ impl<T: Tables> Tables for CountingTables<T> {
     fn quiesce(&mut self) -> Result<(), TableError> {
         self.counts.quiesces += 1;
         self.inner.quiesce()
+    }
+
+    fn homes(&self, key: &FrontendKey) -> Vec<ServiceId> {
+        self.inner.homes(key)
     }
 
     fn limits(&self) -> Limits {

@@ -1,6 +1,6 @@
 //! Refuses writes on purpose: some by a seed, all after a crash.
 
-use crate::plan::table::{Limits, Map, Op, TableError, Tables};
+use crate::plan::table::{FrontendKey, Limits, Map, Op, ServiceId, TableError, Tables};
 
 /// Which writes are refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +82,10 @@ impl<T: Tables> Tables for FaultyTables<T> {
     fn quiesce(&mut self) -> Result<(), TableError> {
         self.refuse(Map::Services)?;
         self.inner.quiesce()
+    }
+
+    fn homes(&self, key: &FrontendKey) -> Vec<ServiceId> {
+        self.inner.homes(key)
     }
 
     fn limits(&self) -> Limits {

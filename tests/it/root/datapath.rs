@@ -1,5 +1,6 @@
 //! The tables as pinned maps, against the running kernel.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -192,6 +193,135 @@ fn pinned_tables_and_tables_in_memory_hold_the_same_rows_after_the_same_ops() {
             assert_eq!(reader.covers(class, addr), memory.covers(class, addr), "{addr}");
         }
     }
+}
+
+/// Ops that give a ServicePort one frontend.
+fn moves_in(id: ServiceId, to: SocketAddr) -> [Op; 3] {
+    let policy = Policy { used: true, affinity_seconds: 7, ..Policy::default() };
+    [Op::StatsClear(id), Op::Policy(id, policy), Op::FrontendPut(key(to), frontend(id))]
+}
+
+#[test]
+fn a_frontend_is_at_home_in_one_row_at_most_and_found_there_alone() {
+    let rig = Rig::new();
+    let mut datapath = rig.open();
+    let other = SocketAddr::new(VIP.ip(), 81);
+    let homes = datapath.homes(&key(VIP));
+    let [first, second, ..] = homes[..] else { panic!("a frontend has several homes: {homes:?}") };
+    let away = ServiceId((0..).find(|id| !homes.contains(&ServiceId(*id))).unwrap());
+    // What is at home is found without bl_frontends.
+    let is_at_home = |datapath: &mut Datapath, to: SocketAddr, id: ServiceId| {
+        let reader = datapath.reader().unwrap();
+        let found = Some(frontend(id));
+        assert_eq!(reader.frontend(&key(to)), found);
+        assert_eq!(reader.rows().unwrap().frontends, [(key(to), frontend(id))]);
+        let far = rig.lose_frontend(to);
+        let at_home = reader.frontend(&key(to)) == found;
+        assert_eq!(reader.rows().unwrap().frontends, [], "rows are those of bl_frontends");
+        rig.put_frontend(&far);
+        at_home
+    };
+    let apply = |datapath: &mut Datapath, ops: &[Op]| ops.iter().for_each(|op| datapath.apply(op).unwrap());
+
+    apply(&mut datapath, &moves_in(second, VIP));
+    assert!(is_at_home(&mut datapath, VIP, second));
+    let policy = Policy { used: true, internal_local: true, ..Policy::default() };
+    apply(&mut datapath, &[Op::Policy(second, policy)]);
+    assert!(is_at_home(&mut datapath, VIP, second), "a policy leaves who is at home in the same word");
+    assert_eq!(datapath.reader().unwrap().service(second).unwrap().policy, policy);
+
+    // To another row, in either direction: the one that is left is nobody's home.
+    apply(&mut datapath, &moves_in(first, VIP));
+    assert!(is_at_home(&mut datapath, VIP, first));
+    apply(&mut datapath, &moves_in(second, VIP));
+    assert!(is_at_home(&mut datapath, VIP, second));
+    apply(&mut datapath, &moves_in(away, VIP));
+    assert!(!is_at_home(&mut datapath, VIP, away));
+
+    // The same for what leads to a home and is no ClusterIP.
+    let node_port = Frontend { service: Some(second), kind: FrontendKind::NodePort };
+    apply(&mut datapath, &[Op::FrontendPut(key(VIP), node_port)]);
+    assert_eq!(datapath.reader().unwrap().frontend(&key(VIP)), Some(node_port));
+
+    // Another port of the address moves in; another address may not while readers hold the row.
+    apply(&mut datapath, &[Op::FrontendPut(key(VIP), frontend(second)), Op::FrontendDelete(key(VIP))]);
+    assert_eq!(datapath.reader().unwrap().rows().unwrap().frontends, []);
+    let stranger = (1..=u8::MAX).map(|host| SocketAddr::new([198, 51, 100, host].into(), 80));
+    let stranger = stranger.into_iter().find(|to| datapath.homes(&key(*to)).contains(&second));
+    let stranger = stranger.expect("one of 255 addresses has its home where eight of 512 rows are");
+    apply(&mut datapath, &[Op::FrontendPut(key(stranger), frontend(second))]);
+    assert!(!is_at_home(&mut datapath, stranger, second));
+    apply(&mut datapath, &[Op::FrontendDelete(key(stranger))]);
+    apply(&mut datapath, &moves_in(second, stranger));
+    assert!(is_at_home(&mut datapath, stranger, second), "the row has a new owner");
+
+    // A row that is not in use is nobody's home, and neither is one whose frontend goes.
+    apply(&mut datapath, &[Op::FrontendDelete(key(stranger))]);
+    assert_eq!(datapath.reader().unwrap().frontend(&key(stranger)), None);
+    apply(&mut datapath, &[Op::FrontendPut(key(other), frontend(away)), Op::FrontendDelete(key(other))]);
+    assert_eq!(datapath.reader().unwrap().rows().unwrap().frontends, []);
+}
+
+#[test]
+fn only_those_stay_at_home_of_whom_the_hash_says_so() {
+    let rig = Rig::new();
+    let mut datapath = rig.open();
+    let id = datapath.homes(&key(VIP))[0];
+    moves_in(id, VIP).iter().for_each(|op| datapath.apply(op).unwrap());
+    let find = |datapath: &Datapath| datapath.reader().unwrap().frontend(&key(VIP));
+    let far = rig.lose_frontend(VIP);
+    assert_eq!(find(&datapath), Some(frontend(id)), "a ghost");
+    datapath.tables().tend_homes().unwrap();
+    assert_eq!(find(&datapath), None);
+    // Who was on the way home when the agent was killed gets there.
+    rig.put_frontend(&far);
+    datapath.tables().tend_homes().unwrap();
+    rig.lose_frontend(VIP);
+    assert_eq!(find(&datapath), Some(frontend(id)));
+}
+
+#[test]
+fn whom_growth_puts_out_of_its_home_is_found_and_goes_as_before() {
+    let rig = Rig::new();
+    let mut datapath = rig.open();
+    let v4 = (1..60).map(|host| SocketAddr::new([192, 0, 2, host].into(), 80));
+    let v6 = (1..60).map(|host| SocketAddr::new([0x2001, 0xdb8, 0, 0, 0, 0, 0, host].into(), 53));
+    let mut taken = BTreeSet::new();
+    let mut homes = BTreeMap::new();
+    for to in v4.chain(v6) {
+        let Some(id) = datapath.homes(&key(to)).into_iter().find(|id| taken.insert(*id)) else { continue };
+        moves_in(id, to).iter().for_each(|op| datapath.apply(op).unwrap());
+        homes.insert(to, id);
+    }
+    datapath.publish().unwrap();
+    let mut moved = 0;
+    for round in 1..=3 {
+        let limits = datapath.limits();
+        datapath.grow(Limits { services: limits.services * 2, ..limits }).unwrap();
+        datapath.tables().tend_homes().unwrap();
+        let reader = datapath.reader().unwrap();
+        for (to, id) in &homes {
+            assert_eq!(reader.frontend(&key(*to)), Some(frontend(*id)), "{to} in round {round}");
+            moved += usize::from(!datapath.homes(&key(*to)).contains(id));
+        }
+        // Some lead elsewhere, some go: by the row nobody finds what was.
+        for (to, id) in homes.iter_mut().take(20) {
+            let elsewhere = datapath.homes(&key(*to)).into_iter().find(|id| taken.insert(*id));
+            let Some(elsewhere) = elsewhere else { continue };
+            datapath.apply(&Op::StatsClear(elsewhere)).unwrap();
+            datapath.apply(&Op::FrontendPut(key(*to), frontend(elsewhere))).unwrap();
+            *id = elsewhere;
+        }
+        let gone: Vec<SocketAddr> = homes.keys().rev().take(20).copied().collect();
+        for to in gone {
+            datapath.apply(&Op::FrontendDelete(key(to))).unwrap();
+            homes.remove(&to);
+            assert_eq!(datapath.reader().unwrap().frontend(&key(to)), None, "{to} in round {round}");
+        }
+        let reader = datapath.reader().unwrap();
+        homes.iter().for_each(|(to, id)| assert_eq!(reader.frontend(&key(*to)), Some(frontend(*id)), "{to}"));
+    }
+    assert!(moved > 0, "growth put nobody out");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use beeline::datapath::load::Program;
 use beeline::datapath::{Datapath, Options, pins};
 use beeline::plan::table::Tables;
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// Tells a second process of this test binary that it is a client, and what to dial.
@@ -45,6 +46,29 @@ impl Rig {
 
     pub fn open(&self) -> Datapath {
         Datapath::open(&self.options()).unwrap()
+    }
+
+    /// Takes a TCP frontend out of `bl_frontends` behind the agent's back.
+    pub fn lose_frontend(&self, to: SocketAddr) -> (Vec<u8>, Vec<u8>) {
+        let IpAddr::V4(v4) = to.ip() else { panic!("{to} is no IPv4 address") };
+        let mut key = v4.to_ipv6_mapped().octets().to_vec();
+        key.extend(to.port().to_be_bytes());
+        key.extend([6, 0]);
+        let map = self.frontends();
+        let value = map.lookup(&key, MapFlags::ANY).unwrap().expect("the frontend is there");
+        map.delete(&key).unwrap();
+        (key, value)
+    }
+
+    /// Puts it back.
+    pub fn put_frontend(&self, (key, value): &(Vec<u8>, Vec<u8>)) {
+        self.frontends().update(key, value, MapFlags::ANY).unwrap();
+    }
+
+    fn frontends(&self) -> MapHandle {
+        let pins = self.pins();
+        let pin = pins.iter().find(|pin| pin.ends_with("/bl_frontends")).expect("a pinned map");
+        MapHandle::from_pinned_path(self.bpf_root().join(pin)).unwrap()
     }
 
     /// The files below the bpffs, relative to it.

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use beeline::model::addr::Protocol;
 use beeline::plan::table::{BackendRow, BackendState, Frontend, FrontendKey, Policy, ServiceRow, SetWord};
+use libbpf_rs::btf::Btf;
+use libbpf_rs::btf::types::{DataSec, Var, VarSecInfo};
 use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder, ProgramInput, ProgramType};
 
 /// The maps that `lb.h` touches, and how many rows they get here. No other map is created.
@@ -17,6 +19,9 @@ const MAPS: [(&str, u32); 7] = [
     ("bl_netns", 1),
     ("bl_affinity_in", 4096),
 ];
+
+/// What the key check of a frontend is masked with: fewer rows than the map has.
+const HOME_MASK: u32 = 31;
 
 /// Size of `struct bl_case`.
 const CASE: usize = 112;
@@ -69,10 +74,15 @@ impl Bpf {
     pub fn load() -> Bpf {
         let syscall = ProgramType::Syscall.is_supported().unwrap_or(false);
         let bytes = include_bytes!(env!("BEELINE_LB_TEST"));
+        let home_mask = rodata_offset(bytes, "bl_home_mask");
         let mut open =
             ObjectBuilder::default().name("lb_test").unwrap().open_memory(bytes).expect("open lb_test.bpf.o");
         for mut map in open.maps_mut() {
             let name = map.name().to_string_lossy().into_owned();
+            if name.ends_with(".rodata") {
+                let value = map.initial_value_mut().expect("constants have values");
+                value[home_mask..][..4].copy_from_slice(&HOME_MASK.to_ne_bytes());
+            }
             match MAPS.iter().find(|(known, _)| *known == name) {
                 Some((_, rows)) => {
                     map.set_max_entries(*rows).unwrap();
@@ -209,6 +219,29 @@ pub fn key_check(key: &[u8; 20]) -> u32 {
     }
     h = h.wrapping_mul(0xc2b2_ae35);
     h ^ h >> 16
+}
+
+/// The rows in which a ClusterIP frontend is looked for before all else.
+pub fn homes(key: &[u8; 20]) -> [u32; 8] {
+    std::array::from_fn(|at| key_check(key).wrapping_add(at as u32) & HOME_MASK)
+}
+
+/// Has a row of `bl_services` be the home of a frontend.
+pub fn settle(row: &mut [u8; 64], key: &[u8; 20]) {
+    row[21] = key[18];
+    row[22..24].copy_from_slice(&key[16..18]);
+    row[24..40].copy_from_slice(&key[..16]);
+}
+
+/// Where a constant lies in the read-only data of the object.
+fn rodata_offset(object: &[u8], constant: &str) -> usize {
+    let btf = Btf::from_raw("lb_test", object).unwrap().expect("the object has BTF");
+    let section: DataSec<'_> = btf.type_by_name(".rodata").expect("the object has constants");
+    let is_it = |info: &VarSecInfo| {
+        let variable = btf.type_by_id::<Var<'_>>(info.ty);
+        variable.is_some_and(|variable| variable.name().is_some_and(|name| name == constant))
+    };
+    section.iter().find(is_it).unwrap_or_else(|| panic!("no constant {constant}")).offset as usize
 }
 
 /// The value of a frontend.

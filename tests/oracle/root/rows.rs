@@ -1,6 +1,6 @@
 //! Random rows: small pools of addresses, ports and ids, so that flows hit what there is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use beeline::model::addr::Protocol;
@@ -24,6 +24,10 @@ const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 pub struct Rows {
     pub frontends: BTreeMap<[u8; 20], (FrontendKey, Frontend)>,
     pub services: Vec<ServiceRow>,
+    /// By service index, the frontend that is at home there.
+    pub homes: BTreeMap<u32, [u8; 20]>,
+    /// Frontends that are at home and nowhere else.
+    pub not_far: BTreeSet<[u8; 20]>,
     pub slots: Vec<BackendId>,
     pub backends: BTreeMap<u32, BackendRow>,
     pub settings: Settings,
@@ -120,8 +124,20 @@ impl Rows {
             let value = Frontend { service: None, kind: FrontendKind::ClusterIp };
             frontends.insert(bpf::frontend_key(&key), (key, value));
         }
+        let (mut homes, mut not_far) = (BTreeMap::new(), BTreeSet::new());
+        for (bytes, (key, value)) in &mut frontends {
+            let row = bpf::homes(bytes)[rng.random_range(0..8)];
+            let is_dialled = matches!(key, FrontendKey::Port { .. }) && value.kind == FrontendKind::ClusterIp;
+            if is_dialled && row < SERVICES && !homes.contains_key(&row) {
+                value.service = Some(ServiceId(row));
+                homes.insert(row, *bytes);
+                not_far.extend(rng.random::<bool>().then_some(*bytes));
+            }
+        }
         Rows {
             frontends,
+            homes,
+            not_far,
             services: (0..SERVICES).map(|_| any_service(rng)).collect(),
             slots: (0..SLOTS).map(|_| BackendId(rng.random_range(1..=BACKENDS))).collect(),
             backends: (1..=BACKENDS).map(|id| (id, any_backend(rng, id))).collect(),
@@ -134,11 +150,13 @@ impl Rows {
         for map in ["bl_frontends", "bl_affinity_in"] {
             bpf.clear(map);
         }
-        for (bytes, (_, value)) in &self.frontends {
+        for (bytes, (_, value)) in self.frontends.iter().filter(|(bytes, _)| !self.not_far.contains(*bytes)) {
             bpf.put("bl_frontends", bytes, &bpf::frontend(bytes, value).to_ne_bytes());
         }
         for (id, row) in self.services.iter().enumerate() {
-            bpf.put("bl_services", &(id as u32).to_ne_bytes(), &bpf::service(row));
+            let mut bytes = bpf::service(row);
+            self.homes.get(&(id as u32)).inspect(|key| bpf::settle(&mut bytes, key));
+            bpf.put("bl_services", &(id as u32).to_ne_bytes(), &bytes);
         }
         for id in self.backends.keys() {
             self.write_backend(bpf, *id);
