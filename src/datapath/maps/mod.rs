@@ -2,6 +2,7 @@
 
 mod array;
 mod grace;
+mod homes;
 mod reader;
 mod scan;
 mod usage;

@@ -9,7 +9,7 @@ use libbpf_rs::{MapCore, MapHandle};
 
 use super::array::Array;
 use super::grace::Grace;
-use super::scan::{scan_hash, scan_keys};
+use super::scan::scan_keys;
 use crate::datapath::{sys, wire};
 use crate::plan::table::{
     BackendId, BackendRow, Frontend, FrontendKey, FrontendKind, Limits, Map, Op, Policy, ServiceId,
@@ -22,17 +22,14 @@ pub(super) const SIEVE: &str = "bl_sieve";
 /// How many 64 KiB windows stay mapped per large array.
 const WINDOWS: usize = 4;
 
-/// Words of a row of `bl_services`.
-const SERVICE_WORDS: usize = size_of::<wire::bl_service>() / 8;
-
 /// Elements per batch: 280 KiB of names.
 const BATCH: usize = 1024;
 
 /// The tables in pinned maps. There is one writer, under the tree's lock.
 #[derive(Debug)]
 pub struct PinnedTables {
-    frontends: MapHandle,
-    services: Array,
+    pub(super) frontends: MapHandle,
+    pub(super) services: Array,
     slots: Array,
     backends: Array,
     endpoints: Array,
@@ -129,85 +126,6 @@ impl PinnedTables {
         sys::update(map.as_fd(), &element.key, &element.value)
             .map_err(|e| refused(element.map, map, "put a row", &e))?;
         frontend.map_or(Ok(()), |(key, value)| self.settle(&key, value))
-    }
-
-    /// Has a frontend that `bl_frontends` has be at home in the row it leads to, if that is one where readers
-    /// look. What is at home is only ever what `bl_frontends` says too: so the hash is the truth, and growth,
-    /// recovery and the audit go by it alone.
-    fn settle(&mut self, key: &wire::bl_frontend_key, value: Frontend) -> Result<(), TableError> {
-        let Some(id) = self.home_of(key, value) else { return Ok(()) };
-        let (mapping, at) = self.services.row(id.0)?;
-        let home = |n: usize| mapping.word(at + wire::SERVICE_HOME + 8 * n);
-        let before: [u64; 2] = std::array::from_fn(|n| home(n).load(Ordering::Relaxed));
-        let words = wire::words::<_, 2>(&key.addr);
-        // An address stays as long as its ServicePort has the row: readers never see half of another.
-        if before != [0; 2] && before != words {
-            return Ok(());
-        }
-        words.into_iter().enumerate().for_each(|(n, word)| home(n).store(word, Ordering::Relaxed));
-        let policy = mapping.word(at + wire::SERVICE_POLICY);
-        let rest = policy.load(Ordering::Relaxed) & !wire::POLICY_HOME;
-        policy.store(rest | wire::home(key), Ordering::Release);
-        Ok(())
-    }
-
-    /// Has no row be the home of a frontend but the one where it would be with this value: before
-    /// `bl_frontends` says something else.
-    fn leave_home(&mut self, key: &wire::bl_frontend_key, value: Frontend) -> Result<(), TableError> {
-        let stays = self.home_of(key, value).map(|id| id.0);
-        for row in self.homes_of(key).into_iter().filter(|row| stays != Some(*row)) {
-            self.strike_home(row, |home| wire::bytes(home) == wire::bytes(key))?;
-        }
-        Ok(())
-    }
-
-    /// Clears the home in a row, if it is one of these.
-    fn strike_home(
-        &mut self,
-        row: u32,
-        is_meant: impl Fn(&wire::bl_frontend_key) -> bool,
-    ) -> Result<(), TableError> {
-        let (mapping, at) = self.services.row(row)?;
-        let words: [u64; SERVICE_WORDS] =
-            std::array::from_fn(|n| mapping.word(at + 8 * n).load(Ordering::Relaxed));
-        let found: wire::bl_service = wire::of_words(&words);
-        if wire::read_home(&found).is_some_and(|home| is_meant(&home)) {
-            let policy = mapping.word(at + wire::SERVICE_POLICY);
-            policy.store(found.policy & !wire::POLICY_HOME, Ordering::Release);
-        }
-        Ok(())
-    }
-
-    /// Has those be at home whom `bl_frontends` says so of, and nobody else: what a kill left undone, and what
-    /// others wrote.
-    ///
-    /// # Errors
-    /// A map could not be read or mapped.
-    pub fn tend_homes(&mut self) -> Result<()> {
-        let mut frontends: Vec<(wire::bl_frontend_key, u64)> = Vec::new();
-        scan_hash(&self.frontends, |key, value| frontends.extend(wire::read(key).zip(wire::read(value))))
-            .context("read bl_frontends")?;
-        let mut at_home: Vec<(u32, [u8; 20])> = Vec::new();
-        for (key, value) in frontends {
-            let Some(value) = wire::read_frontend(&key, value) else { continue };
-            self.settle(&key, value)?;
-            at_home.extend(self.home_of(&key, value).map(|id| (id.0, key_bytes(&key))));
-        }
-        at_home.sort_unstable();
-        for row in 0..self.services.rows() {
-            self.strike_home(row, |home| at_home.binary_search(&(row, key_bytes(home))).is_err())?;
-        }
-        Ok(())
-    }
-
-    /// The row where a frontend with this value can be at home.
-    fn home_of(&self, key: &wire::bl_frontend_key, value: Frontend) -> Option<ServiceId> {
-        let leads_to = value.service.filter(|_| wire::has_home(key, value))?;
-        self.homes_of(key).contains(&leads_to.0).then_some(leads_to)
-    }
-
-    fn homes_of(&self, key: &wire::bl_frontend_key) -> [u32; wire::HOMES as usize] {
-        wire::homes(key, self.services.rows())
     }
 
     fn delete_frontend(&mut self, key: &FrontendKey) -> Result<(), TableError> {
@@ -444,13 +362,6 @@ impl Tables for PinnedTables {
             names: self.names.max_entries(),
         }
     }
-}
-
-/// A key as it is compared.
-fn key_bytes(key: &wire::bl_frontend_key) -> [u8; 20] {
-    let mut bytes = [0; 20];
-    bytes.copy_from_slice(wire::bytes(key));
-    bytes
 }
 
 /// What the sieve holds.
