@@ -9,13 +9,14 @@ mod objects;
 mod trick;
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use nix::sys::socket::{Shutdown, shutdown};
 use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 
@@ -34,7 +35,16 @@ pub struct ApiServer {
     /// Bound and never listened on: keeps the port ours while the server is stopped.
     place: Option<OwnedFd>,
     netns: Option<OwnedFd>,
-    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    running: Option<Running>,
+}
+
+/// A server that serves.
+#[derive(Debug)]
+struct Running {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+    /// To have it listen no more: a child that was forked and has not come to its exec() holds it too.
+    listener: TcpListener,
 }
 
 /// What the connections share.
@@ -103,9 +113,10 @@ impl ApiServer {
 
     /// Ends it: connections break, and new ones are refused. Objects and manners stay.
     pub fn stop(&mut self) {
-        if let Some((stop, thread)) = self.running.take() {
+        if let Some(Running { stop, thread, listener }) = self.running.take() {
             let _ = stop.send(());
             let _ = thread.join();
+            let _ = shutdown(listener.as_raw_fd(), Shutdown::Both);
         }
     }
 
@@ -118,6 +129,7 @@ impl ApiServer {
         let bind = || TcpListener::bind(self.at).with_context(|| format!("listen on {}", self.at));
         let listener = self.inside(bind)?;
         listener.set_nonblocking(true).context("listen without blocking")?;
+        let same = listener.try_clone().context("hold the listener")?;
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let (runtime, shared) = (runtime.context("start a runtime")?, self.shared.clone());
@@ -130,7 +142,7 @@ impl ApiServer {
             });
         };
         let thread = std::thread::Builder::new().name("api-server".into()).spawn(serve);
-        self.running = Some((stop, thread.context("start a thread")?));
+        self.running = Some(Running { stop, thread: thread.context("start a thread")?, listener: same });
         Ok(())
     }
 
@@ -218,5 +230,21 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_starts_again_though_somebody_else_holds_its_listener() {
+        let mut server = ApiServer::start().unwrap();
+        let held = server.running.as_ref().unwrap().listener.try_clone().unwrap();
+        server.stop();
+        assert!(std::net::TcpStream::connect(server.at).is_err(), "it listens no more");
+        server.restart().unwrap();
+        assert!(std::net::TcpStream::connect(server.at).is_ok());
+        drop(held);
     }
 }

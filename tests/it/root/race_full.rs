@@ -6,6 +6,7 @@ use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use beeline::datapath::load::Knobs;
@@ -99,8 +100,11 @@ fn until_lost(without: Without, of: impl Fn(&Seen) -> u64) {
     println!("race: without {without:?}: no errors on an emulated processor, which proves nothing");
 }
 
-/// One race, in a process of its own.
+/// One race, in a process of its own. Races take turns: they bind one port, and two would leave each other
+/// half the processors.
 fn race(without: Without, seconds: u64) -> Report {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let rig = Rig::new();
     let race = Race { without, seconds, cgroup: rig.cgroup.clone(), bpf_root: rig.bpf_root() };
     let child = Command::new(std::env::current_exe().unwrap())
