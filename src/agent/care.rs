@@ -73,7 +73,7 @@ impl Care {
         }
         // After the rows are right: who is at home is who they say.
         if let Err(error) = reconciler.tables().tables().tend_homes() {
-            cared.failed.get_or_insert(format!("the homes in bl_services are not looked after: {error:#}"));
+            cared.failed.get_or_insert(format!("who is at home in bl_services could not be looked after: {error:#}; it is tried again with the next audit"));
         }
         crate::host::memory::trim();
     }

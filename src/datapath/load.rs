@@ -81,13 +81,6 @@ impl Knobs {
     pub(crate) const fn ordinary() -> Knobs {
         Knobs { has_set_retval: false, check_generation: true }
     }
-
-    fn apply(self, open: &mut OpenBeelineSkel<'_>) {
-        if let Some(rodata) = &mut open.maps.rodata_data {
-            rodata.bl_has_set_retval = self.has_set_retval;
-            rodata.bl_check_generation = self.check_generation;
-        }
-    }
 }
 
 /// Where the programs of [`SOCKET`] go, in its order.
@@ -164,11 +157,7 @@ pub fn load(unit: &Unit, placement: &[Place], knobs: Knobs, log: &Path) -> Resul
 fn try_load(unit: &Unit, placement: &[Place], knobs: Knobs) -> Result<Loaded> {
     let mut storage = MaybeUninit::uninit();
     let mut open = BeelineSkelBuilder::default().open(&mut storage).context("open the skeleton")?;
-    knobs.apply(&mut open);
-    if let Some(rodata) = &mut open.maps.rodata_data {
-        let services = placement.iter().find(|place| place.map == Map::Services.name());
-        rodata.bl_home_mask = wire::home_mask(services.and_then(|place| place.size).unwrap_or(1));
-    }
+    set_constants(&mut open, knobs, placement);
     place(&mut open, placement)?;
     for mut program in open.open_object_mut().progs_mut() {
         let wanted = unit.programs.iter().any(|known| program.name() == *known);
@@ -176,6 +165,16 @@ fn try_load(unit: &Unit, placement: &[Place], knobs: Knobs) -> Result<Loaded> {
     }
     let skel = open.load()?;
     collect(unit, placement, skel.object())
+}
+
+/// Sets the constants of `bpf/config.h`.
+fn set_constants(open: &mut OpenBeelineSkel<'_>, knobs: Knobs, placement: &[Place]) {
+    let services = placement.iter().find(|place| place.map == Map::Services.name());
+    if let Some(rodata) = &mut open.maps.rodata_data {
+        rodata.bl_has_set_retval = knobs.has_set_retval;
+        rodata.bl_check_generation = knobs.check_generation;
+        rodata.bl_home_mask = wire::home_mask(services.and_then(|place| place.size).unwrap_or(1));
+    }
 }
 
 /// Sets pins and sizes; maps that are not placed are not created.

@@ -164,9 +164,9 @@ impl IdPool {
     }
 
     /// The first free id of `wanted`, else any.
-    pub fn take_near(&mut self, wanted: impl Iterator<Item = u32>) -> Option<u32> {
+    pub fn take_near(&mut self, mut wanted: impl Iterator<Item = u32>) -> Option<u32> {
         let (range, busy) = (self.first..self.limit, &self.busy);
-        let near = wanted.into_iter().find(|id| range.contains(id) && !busy.has(*id));
+        let near = wanted.find(|id| range.contains(id) && !busy.has(*id));
         let Some(id) = near else { return self.take() };
         self.claim(id);
         Some(id)

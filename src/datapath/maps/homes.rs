@@ -34,16 +34,24 @@ impl PinnedTables {
         Ok(())
     }
 
-    /// Has no row be the home of a frontend but the one where it would be with this value: before
-    /// `bl_frontends` says something else.
+    /// Has no row but `stays` be the home of a frontend: before `bl_frontends` says something else.
     pub(super) fn leave_home(
         &mut self,
         key: &wire::bl_frontend_key,
-        value: Frontend,
+        stays: Option<ServiceId>,
     ) -> Result<(), TableError> {
-        let stays = self.home_of(key, value).map(|id| id.0);
-        for row in self.homes_of(key).into_iter().filter(|row| stays != Some(*row)) {
+        for row in self.homes_of(key).into_iter().filter(|row| stays != Some(ServiceId(*row))) {
             self.strike_home(row, |home| wire::bytes(home) == wire::bytes(key))?;
+        }
+        Ok(())
+    }
+
+    /// Has a row be nobody's home, and leaves no address for the readers of its next owner.
+    pub(super) fn empty_home(&mut self, row: u32) -> Result<(), TableError> {
+        self.strike_home(row, |_| true)?;
+        let (mapping, at) = self.services.row(row)?;
+        for offset in (0..size_of::<wire::bl_addr>()).step_by(8) {
+            mapping.word(at + wire::SERVICE_HOME + offset).store(0, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -88,7 +96,7 @@ impl PinnedTables {
     }
 
     /// The row where a frontend with this value can be at home.
-    fn home_of(&self, key: &wire::bl_frontend_key, value: Frontend) -> Option<ServiceId> {
+    pub(super) fn home_of(&self, key: &wire::bl_frontend_key, value: Frontend) -> Option<ServiceId> {
         let leads_to = value.service.filter(|_| wire::has_home(key, value))?;
         self.homes_of(key).contains(&leads_to.0).then_some(leads_to)
     }

@@ -12,8 +12,7 @@ use super::grace::Grace;
 use super::scan::scan_keys;
 use crate::datapath::{sys, wire};
 use crate::plan::table::{
-    BackendId, BackendRow, Frontend, FrontendKey, FrontendKind, Limits, Map, Op, Policy, ServiceId,
-    TableError, Tables,
+    BackendId, BackendRow, Frontend, FrontendKey, Limits, Map, Op, Policy, ServiceId, TableError, Tables,
 };
 
 /// The map of [`wire::bl_sieve`].
@@ -120,7 +119,7 @@ impl PinnedTables {
         }
         let frontend = element.frontend();
         if let Some((key, value)) = frontend {
-            self.leave_home(&key, value)?;
+            self.leave_home(&key, self.home_of(&key, value))?;
         }
         let map = self.hash(element.map);
         sys::update(map.as_fd(), &element.key, &element.value)
@@ -130,8 +129,7 @@ impl PinnedTables {
 
     fn delete_frontend(&mut self, key: &FrontendKey) -> Result<(), TableError> {
         let key = wire::frontend_key(key);
-        let nobody = Frontend { service: None, kind: FrontendKind::ClusterIp };
-        self.leave_home(&key, nobody)?;
+        self.leave_home(&key, None)?;
         self.delete(Map::Frontends, wire::bytes(&key))
     }
 
@@ -176,26 +174,20 @@ impl PinnedTables {
     /// A policy keeps the home that is in the same word. A row that is no longer used is no home: not even the
     /// address is left for the readers of its next owner, who comes a grace period later.
     fn write_policy(&mut self, row: u32, policy: Policy) -> Result<(), TableError> {
+        if !policy.used {
+            self.empty_home(row)?;
+        }
         let (mapping, at) = self.services.row(row)?;
         let word = mapping.word(at + wire::SERVICE_POLICY);
-        let home = if policy.used { word.load(Ordering::Relaxed) & wire::POLICY_HOME } else { 0 };
+        let home = word.load(Ordering::Relaxed) & wire::POLICY_HOME;
         word.store(wire::policy(policy) | home, Ordering::Release);
-        if !policy.used {
-            for offset in (0..size_of::<wire::bl_addr>()).step_by(8) {
-                mapping.word(at + wire::SERVICE_HOME + offset).store(0, Ordering::Relaxed);
-            }
-        }
         Ok(())
     }
 
     /// A row gets a new owner: what was counted, and who was at home there, is another's.
     fn clear_stats(&mut self, row: u32) -> Result<(), TableError> {
+        self.empty_home(row)?;
         let (mapping, at) = self.services.row(row)?;
-        let policy = mapping.word(at + wire::SERVICE_POLICY);
-        policy.store(policy.load(Ordering::Relaxed) & !wire::POLICY_HOME, Ordering::Release);
-        for offset in (0..size_of::<wire::bl_addr>()).step_by(8) {
-            mapping.word(at + wire::SERVICE_HOME + offset).store(0, Ordering::Relaxed);
-        }
         for offset in (0..size_of::<wire::bl_stats>()).step_by(8) {
             mapping.word(at + wire::SERVICE_STATS + offset).store(0, Ordering::Relaxed);
         }
@@ -207,7 +199,8 @@ impl PinnedTables {
     fn put_run(&mut self, run: &[(usize, Element)], failed: &mut Vec<(usize, TableError)>) {
         for batch in run.chunks(BATCH) {
             let frontends: Vec<_> = batch.iter().filter_map(|(_, element)| element.frontend()).collect();
-            let has_left = frontends.iter().all(|(key, value)| self.leave_home(key, *value).is_ok());
+            let has_left =
+                frontends.iter().all(|(key, value)| self.leave_home(key, self.home_of(key, *value)).is_ok());
             let map = self.hash(batch[0].1.map);
             let keys: Vec<u8> = batch.iter().flat_map(|(_, e)| e.key.iter().copied()).collect();
             let values: Vec<u8> = batch.iter().flat_map(|(_, e)| e.value.iter().copied()).collect();

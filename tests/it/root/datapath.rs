@@ -290,8 +290,17 @@ fn whom_growth_puts_out_of_its_home_is_found_and_goes_as_before() {
     let mut homes = BTreeMap::new();
     for to in v4.chain(v6) {
         let Some(id) = datapath.homes(&key(to)).into_iter().find(|id| taken.insert(*id)) else { continue };
-        moves_in(id, to).iter().for_each(|op| datapath.apply(op).unwrap());
         homes.insert(to, id);
+    }
+    // All puts in one batch, as a first load makes them.
+    let mut ops: Vec<Op> = homes.iter().flat_map(|(to, id)| moves_in(*id, *to)).collect();
+    ops.sort_by_key(|op| matches!(op, Op::FrontendPut(..)));
+    assert_eq!(datapath.apply_all(&ops), []);
+    let reader = datapath.reader().unwrap();
+    for (to, id) in homes.iter().filter(|(to, _)| to.is_ipv4()) {
+        let far = rig.lose_frontend(*to);
+        assert_eq!(reader.frontend(&key(*to)), Some(frontend(*id)), "{to} is not at home");
+        rig.put_frontend(&far);
     }
     datapath.publish().unwrap();
     let mut moved = 0;
