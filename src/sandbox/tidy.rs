@@ -176,24 +176,26 @@ fn remove_dir(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Undoes what owners that are gone have left.
+/// Undoes what owners that are gone have left, and says whose that was.
 ///
 /// # Errors
 /// [`RUN_DIR`] cannot be read, or something could not be removed.
-pub fn sweep() -> Result<()> {
+pub fn sweep() -> Result<Vec<ProcessId>> {
+    let mut swept = Vec::new();
     let entries = match fs::read_dir(RUN_DIR) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(swept),
         entries => entries.with_context(|| format!("read {RUN_DIR}"))?,
     };
     for entry in entries.flatten() {
         if let Some(owner) = owner_of(&entry.file_name().to_string_lossy())
             && !owner.alive()
+            && sweep_one(&entry.path()).with_context(|| format!("sweep {}", entry.path().display()))?
         {
-            sweep_one(&entry.path()).with_context(|| format!("sweep {}", entry.path().display()))?;
+            swept.push(owner);
         }
     }
     fs::remove_dir(RUN_DIR).ok();
-    Ok(())
+    Ok(swept)
 }
 
 fn owner_of(name: &str) -> Option<ProcessId> {
@@ -202,14 +204,14 @@ fn owner_of(name: &str) -> Option<ProcessId> {
     Some(ProcessId { pid, start_time })
 }
 
-fn sweep_one(dir: &Path) -> Result<()> {
+/// Returns false if somebody holds it, or has swept it in the meantime.
+fn sweep_one(dir: &Path) -> Result<bool> {
     let lock = match OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(LOCK)) {
-        // Swept by somebody else in the meantime.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         lock => lock?,
     };
     if lock.try_lock().is_err() {
-        return Ok(());
+        return Ok(false);
     }
     let record = match fs::read_to_string(dir.join(RECORD)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -219,7 +221,8 @@ fn sweep_one(dir: &Path) -> Result<()> {
     let made: Vec<Made> = record.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     undo(&made)?;
     remove_traces(dir, &made)?;
-    remove_dir(dir)
+    remove_dir(dir)?;
+    Ok(true)
 }
 
 /// Removes what agents of a sandbox have left in [`RUN_DIR`]: the state file of one that was killed,

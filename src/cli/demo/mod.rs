@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::render::print;
 use crate::sandbox::proto::{DialReport, Exchange, Open, PeerName, Receive, Send};
+use crate::sandbox::tidy;
 use stage::{BASKET, CLOCK, Stage, WEB, WEB6, address};
 use voice::Voice;
 
@@ -21,13 +23,22 @@ pub struct Args {
     /// Leave out the comparison with nftables at the end.
     #[arg(long)]
     no_figures: bool,
+    /// Show nothing: only remove what killed demos, tests and benchmarks have left on this machine.
+    #[arg(long, conflicts_with = "no_figures")]
+    tidy: bool,
 }
 
 /// Runs the demo from its first act to its last.
 ///
 /// # Errors
-/// Not root, something cannot be made, or a claim does not hold.
+/// Not root, something cannot be made or removed, or a claim does not hold.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    if args.tidy {
+        for owner in tidy::sweep()? {
+            print(&format!("removed what process {} had left", owner.pid))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let voice = Voice::new();
     voice.act("A cluster in a box")?;
     voice.say("Two nodes, each with its own agent; three web pods and a client, all real processes.")?;

@@ -6,38 +6,39 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
 
 use beeline::datapath::load::Program;
-use beeline::datapath::{Datapath, Options, pins};
+use beeline::datapath::{Datapath, Options};
 use beeline::plan::table::Tables;
+use beeline::sandbox::tidy::{Estate, Made};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 
 /// Tells a second process of this test binary that it is a client, and what to dial.
 const DIAL: &str = "BEELINE_TEST_DIAL";
 
-/// A bpffs in a temporary folder and a cgroup.
+/// A bpffs and a cgroup, recorded as those of a sandbox are: what a killed test left, the next one sweeps.
 pub struct Rig {
-    dir: tempfile::TempDir,
+    estate: Arc<Estate>,
     pub cgroup: PathBuf,
 }
 
 impl Rig {
     pub fn new() -> Rig {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let dir = tempfile::tempdir().unwrap();
-        let bpf = dir.path().join("bpf");
+        let estate = Estate::found().expect("these tests need root");
+        let bpf = estate.dir().join("bpf");
+        let cgroup = cgroup2().join(format!("beeline-{}", estate.tag()));
+        estate.note(Made::Mount(bpf.clone())).unwrap();
+        estate.note(Made::Cgroup(cgroup.clone())).unwrap();
         fs::create_dir(&bpf).unwrap();
         mount(Some("bpf"), &bpf, Some("bpf"), MsFlags::empty(), None::<&str>).expect("these tests need root");
-        let name = format!("beeline-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let cgroup = cgroup2().join(name);
         fs::create_dir(&cgroup).unwrap();
-        Rig { dir, cgroup }
+        Rig { estate, cgroup }
     }
 
     pub fn bpf_root(&self) -> PathBuf {
-        self.dir.path().join("bpf")
+        self.estate.dir().join("bpf")
     }
 
     pub fn options(&self) -> Options {
@@ -82,11 +83,7 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        let tree = pins::Tree::new(&self.bpf_root());
-        let _ = fs::remove_file(tree.log("socket"));
-        let _ = fs::remove_dir(pins::RUN_DIR);
-        let _ = umount2(&self.bpf_root(), MntFlags::MNT_DETACH);
-        let _ = fs::remove_dir(&self.cgroup);
+        self.estate.tidy().ok();
     }
 }
 

@@ -158,6 +158,27 @@ fn the_next_start_sweeps_what_kill_9_left_and_nothing_of_the_living() -> Result<
     Ok(())
 }
 
+/// What `scripts/test` does before its first look at the machine.
+#[test]
+fn demo_tidy_sweeps_what_kill_9_left_and_nothing_of_the_living() -> Result<()> {
+    let living = Owner::start("killed")?;
+    let mut killed = Owner::start("killed")?;
+    let before = remains(&living.tag)?;
+    let pid = killed.child.id();
+    assert_eq!(killed.signal(libc::SIGKILL)?, None);
+    killed.await_end_of_processes()?;
+    assert!(!remains(&killed.tag)?.is_empty());
+    let output = Command::new(env!("CARGO_BIN_EXE_beeline")).args(["demo", "--tidy"]).output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // A test beside this one may have been quicker.
+    let told = said.contains(&format!("removed what process {pid} had left"));
+    assert!(told || said.is_empty(), "{said}");
+    assert_eq!(remains(&killed.tag)?, [""; 0]);
+    assert_eq!(remains(&living.tag)?, before, "another owner lives, and keeps what it has");
+    Ok(())
+}
+
 #[test]
 fn a_pod_that_cannot_start_says_why_and_leaves_nothing() -> Result<()> {
     let sandbox = Sandbox::with_binary("fails", Path::new("/bin/false"))?;
