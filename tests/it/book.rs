@@ -158,6 +158,10 @@ fn an_endpoint_that_comes_back_starts_without_its_old_choices() {
     change(&mut book, &mut tables, Some(small(1, &[1, 2])));
     let row = tables.inner.backend(id).unwrap();
     assert_eq!((row.addr, row.state.generation, row.state.in_cluster), (pod(1), 2, true));
+    // What a slot gives is remembered as a choice: it has to be of the new life.
+    let set = tables.inner.service(row.service).unwrap().sets[0];
+    let said: Vec<_> = tables.inner.written_slots(set).iter().map(|s| (s.to.ip(), s.generation)).collect();
+    assert_eq!(said, [(pod(1), 2), (pod(2), 1)]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use beeline::model::names::ServicePortName;
 use beeline::plan::compile::PortRows;
-use beeline::plan::mem::MemTables;
+use beeline::plan::mem::{MemTables, Slot};
 use beeline::plan::table::{
     BackendId, FrontendKey, Limits, Lookup, Op, ServiceId, SetWord, TableError, Tables, Which,
 };
@@ -39,7 +39,7 @@ struct Reader {
     id: ServiceId,
     which: Which,
     word: Option<SetWord>,
-    ids: Option<Vec<BackendId>>,
+    slots: Option<Vec<Slot>>,
 }
 
 /// A remembered choice: an affinity record, or a UDP flow.
@@ -128,7 +128,9 @@ impl Watched {
                 assert!(versions.contains(&owner), "{key:?} leads to {owner:?}, not one of {versions:?}");
                 for which in Which::ALL {
                     let set = self.mem.service(id).unwrap().sets[which as usize];
-                    let list = self.addrs(&self.mem.slots(set), id);
+                    let slots = self.mem.written_slots(set);
+                    self.check_fresh(&slots);
+                    let list = self.addrs(&slots, id);
                     self.check(owner.as_ref().unwrap(), which, &list);
                 }
             }
@@ -141,12 +143,22 @@ impl Watched {
         self.look_at_choices();
     }
 
-    fn addrs(&self, ids: &[BackendId], service: ServiceId) -> Vec<Addr> {
-        let row = |id: &BackendId| self.mem.backend(*id).expect("a slot leads to a row");
-        for id in ids {
-            assert_eq!(row(id).service, service, "backend {id:?} is another Service's");
+    /// What a slot that can be reached says is what its backend's row says: a choice of it would be refused at
+    /// the next look otherwise.
+    fn check_fresh(&self, slots: &[Slot]) {
+        for slot in slots {
+            let row = self.mem.backend(slot.backend).expect("a slot leads to a row");
+            let said = (row.addr, row.port, row.state.generation);
+            assert_eq!((slot.to.ip(), slot.to.port(), slot.generation), said, "{slot:?} leads to {row:?}");
         }
-        ids.iter().map(row).map(|row| (row.addr, row.port)).collect()
+    }
+
+    fn addrs(&self, slots: &[Slot], service: ServiceId) -> Vec<Addr> {
+        for slot in slots {
+            let row = self.mem.backend(slot.backend).expect("a slot leads to a row");
+            assert_eq!(row.service, service, "{slot:?} is another Service's");
+        }
+        slots.iter().map(|slot| (slot.to.ip(), slot.to.port())).collect()
     }
 
     fn check(&self, owner: &ServicePortName, which: Which, list: &[Addr]) {
@@ -166,7 +178,7 @@ impl Watched {
                 let id = value.service.unwrap();
                 let owner = self.mem.name(id).unwrap().name;
                 let which = Which::ALL[self.rng.random_range(0..2)];
-                self.readers.push(Reader { owner, id, which, word: None, ids: None });
+                self.readers.push(Reader { owner, id, which, word: None, slots: None });
             }
         }
         for mut reader in std::mem::take(&mut self.readers) {
@@ -178,7 +190,7 @@ impl Watched {
 
     /// One load; `true` when that was the last.
     fn load(&mut self, reader: &mut Reader) -> bool {
-        match (reader.word, &reader.ids) {
+        match (reader.word, &reader.slots) {
             (None, _) => {
                 let row =
                     self.mem.service(reader.id).expect("the row of a frontend lives as long as its readers");
@@ -186,30 +198,33 @@ impl Watched {
                 false
             }
             (Some(word), None) => {
-                reader.ids = Some(self.mem.slots(word));
+                reader.slots = Some(self.mem.written_slots(word));
                 false
             }
-            (_, Some(ids)) => {
+            (_, Some(slots)) => {
                 self.seen[1] += 1;
-                let list = self.addrs(ids, reader.id);
+                let list = self.addrs(slots, reader.id);
                 self.check(&reader.owner, reader.which, &list);
-                let picked = (!ids.is_empty()).then(|| ids[self.rng.random_range(0..ids.len())]);
-                if let Some(id) = picked {
-                    self.remember(reader, id);
+                let picked = (!slots.is_empty()).then(|| slots[self.rng.random_range(0..slots.len())]);
+                if let Some(slot) = picked {
+                    self.remember(reader, slot);
                 }
                 true
             }
         }
     }
 
-    fn remember(&mut self, reader: &Reader, id: BackendId) {
+    fn remember(&mut self, reader: &Reader, slot: Slot) {
+        let (id, generation) = (slot.backend, slot.generation);
         let row = self.mem.backend(id).unwrap();
         let Some(want) = self.wants.get(&reader.owner) else { return };
         let Some((key, _)) = want.frontends.first() else { return };
-        let endpoint = (row.addr, row.port);
-        let unbroken =
-            want.backends.iter().any(|b| (b.addr, b.port) == endpoint && b.serving) && row.state.serving;
-        let (generation, key, owner) = (row.state.generation, *key, reader.owner.clone());
+        let endpoint = (slot.to.ip(), slot.to.port());
+        let unbroken = want.backends.iter().any(|b| (b.addr, b.port) == endpoint && b.serving)
+            && row.state.serving
+            // A program that began before may hold a slot of an endpoint that has gone and come back since.
+            && row.state.generation == generation;
+        let (key, owner) = (*key, reader.owner.clone());
         self.choices.push(Choice { key, owner, id, generation, endpoint, unbroken, in_use: false });
         if self.choices.len() > 200 {
             let at = self.rng.random_range(0..self.choices.len());

@@ -1,8 +1,9 @@
 //! Writing plans down, step by step over all ServicePorts at once, so that neighbours are of one kind.
 //!
-//! *Prepare* touches only what no reader can reach: the name, new backend rows, fresh slots. *Flip*
-//! makes it so: eligibility up, set words, policies, frontends put, frontends deleted. *Rest* clears
-//! what nothing leads to any more, and writes what only people read. A write is booked when it has
+//! *Prepare* touches only what no reader can reach, and eligibility, which may go up early: the name, new
+//! backend rows, eligibility up, and then fresh slots, which repeat address and generation of the rows.
+//! *Flip* makes it so: set words, policies, frontends put, frontends deleted. *Rest* clears what nothing
+//! leads to any more, and writes what only people read. A write is booked when it has
 //! been done; a ServicePort with a refused write takes no further step, and the next plan starts
 //! from what was booked.
 
@@ -65,6 +66,7 @@ impl Book {
         let all = &mut plans[..];
         self.prepare(all, tables);
         self.raise_states(all, tables);
+        self.write_slots(all, tables);
         self.flip_sets(all, tables);
         self.store_policies(all, tables);
         while self.put_frontends(all, tables) {}
@@ -111,6 +113,16 @@ impl Book {
         self.run(&named, plans, tables, &POLICY);
         let new = gather_recs(plans, |_, rec| !rec.has(Bits::ROW));
         self.run(&new, plans, tables, &BACKEND);
+    }
+
+    /// Eligibility up, and with it the generation of what starts anew.
+    fn raise_states(&mut self, plans: &mut [Plan], tables: &mut dyn Tables) {
+        let up = gather_recs(plans, |_, rec| rec.state_before() != rec.state());
+        self.run(&up, plans, tables, &RAISE);
+    }
+
+    /// Fresh slots, once the rows they repeat are as they will be.
+    fn write_slots(&mut self, plans: &mut [Plan], tables: &mut dyn Tables) {
         let slots = gather(plans, |plan, push| {
             for (at, flip) in plan.flips.iter().enumerate() {
                 if let Some(range) = flip.as_ref().and_then(|flip| flip.range) {
@@ -119,11 +131,6 @@ impl Book {
             }
         });
         self.run(&slots, plans, tables, &SLOTS);
-    }
-
-    fn raise_states(&mut self, plans: &mut [Plan], tables: &mut dyn Tables) {
-        let up = gather_recs(plans, |_, rec| rec.state_before() != rec.state());
-        self.run(&up, plans, tables, &RAISE);
     }
 
     fn flip_sets(&mut self, plans: &mut [Plan], tables: &mut dyn Tables) {
@@ -310,9 +317,11 @@ const SLOTS: Step = Step {
 
 /// An endpoint that nothing took, and that no flow could keep, starts anew (AFF-5): a choice
 /// remembered from its earlier life no longer holds. No grace period is needed, since the address
-/// behind the id stays.
+/// behind the id stays. One that a slot leads to was taken all along, whatever became of its state: its
+/// generation is that slot's, too.
 fn starts_anew(rec: &Rec) -> bool {
-    rec.state() == Bits::NONE && rec.state_before().any(Bits::IN[0].or(Bits::IN[1]))
+    let taken = rec.has(Bits::SLOT[0].or(Bits::SLOT[1]));
+    !taken && rec.state() == Bits::NONE && rec.state_before().any(Bits::IN[0].or(Bits::IN[1]))
 }
 
 const RAISE: Step = Step {

@@ -9,7 +9,7 @@ mod counting;
 mod faulty;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -24,13 +24,32 @@ use super::table::{
     TableError, Tables, TextId, Which,
 };
 
+/// A slot: the backend it leads to, with what that backend's row said when the slot was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The backend; 0 is none.
+    pub backend: BackendId,
+    /// Its address and port.
+    pub to: SocketAddr,
+    /// Its generation: the one that a choice of this slot remembers.
+    pub generation: u32,
+}
+
+impl Slot {
+    const NONE: Slot = Slot {
+        backend: BackendId(0),
+        to: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+        generation: 0,
+    };
+}
+
 /// All tables, as values.
 #[derive(Clone, Debug)]
 pub struct MemTables {
     limits: Limits,
     frontends: FxHashMap<FrontendKey, Frontend>,
     services: Vec<ServiceRow>,
-    slots: Vec<BackendId>,
+    slots: Vec<Slot>,
     backends: Vec<Option<BackendRow>>,
     endpoints: Vec<EndpointInfo>,
     names: BTreeMap<ServiceId, ServiceName>,
@@ -113,10 +132,28 @@ impl MemTables {
             return Err(TableError::Full { map: Map::Slots, limit: self.limits.slots });
         }
         if self.slots.len() < end as usize {
-            self.slots.resize(end as usize, BackendId(0));
+            self.slots.resize(end as usize, Slot::NONE);
         }
-        self.slots[base as usize..end as usize].copy_from_slice(ids);
+        for (at, id) in (base as usize..).zip(ids) {
+            self.slots[at] = self.slot_of(*id);
+        }
         Ok(())
+    }
+
+    /// What a slot that leads to this backend says now.
+    fn slot_of(&self, backend: BackendId) -> Slot {
+        self.backend(backend).map_or(Slot { backend, ..Slot::NONE }, |row| Slot {
+            backend,
+            to: SocketAddr::new(row.addr, row.port),
+            generation: row.state.generation,
+        })
+    }
+
+    /// The slots of a set as they were written, which is what a program in the kernel takes.
+    pub fn written_slots(&self, set: SetWord) -> Vec<Slot> {
+        (set.base..set.base.saturating_add(set.count))
+            .map(|at| self.slots.get(at as usize).copied().unwrap_or(Slot::NONE))
+            .collect()
     }
 
     fn room(&self, map: Map, exists: bool) -> Result<(), TableError> {
@@ -209,9 +246,11 @@ impl Lookup for MemTables {
     }
 
     fn slots(&self, set: SetWord) -> Vec<BackendId> {
-        (set.base..set.base.saturating_add(set.count))
-            .map(|at| self.slots.get(at as usize).copied().unwrap_or(BackendId(0)))
-            .collect()
+        // As the reader of the pinned maps: a slot that does not say what its backend's row says leads nowhere.
+        let is_true =
+            |slot: &Slot| self.backend(slot.backend).is_some() && self.slot_of(slot.backend) == *slot;
+        let slots = self.written_slots(set).into_iter();
+        slots.map(|slot| if is_true(&slot) { slot.backend } else { BackendId(0) }).collect()
     }
 
     fn backend(&self, id: BackendId) -> Option<BackendRow> {
