@@ -98,7 +98,18 @@ fn compile(source: &Path, headers: &Path, out: &Path) -> Result<PathBuf> {
         source.file_name().context("a source has a name")?.to_string_lossy().replace(".bpf.c", ".bpf.o");
     let object = out.join(name);
     let done = Command::new(&clang)
-        .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror", "-fno-stack-protector", define])
+        .args([
+            "-target",
+            "bpf",
+            "-mcpu=v3",
+            "-O2",
+            "-g",
+            "-Wall",
+            "-Werror",
+            "-fno-stack-protector",
+            "-fno-strict-aliasing",
+            define,
+        ])
         .args(["-I", "bpf", "-I", &format!("vmlinux/{arch}"), "-I"])
         .arg(headers)
         .arg("-c")

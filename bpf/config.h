@@ -16,6 +16,12 @@
 const volatile bool bl_has_set_retval __weak = false;
 
 /*
+ * Programs may read the kernel's memory. Lockdown in the mode confidentiality forbids
+ * bpf_probe_read_kernel(), and with it the verifier takes no program that calls it.
+ */
+const volatile bool bl_may_read_kernel __weak = true;
+
+/*
  * A stored choice is compared with its backend's generation. Only a test that
  * shows what the comparison is good for turns it off.
  */

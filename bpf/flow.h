@@ -162,7 +162,7 @@ static __always_inline void bl_more_add(__u64 cookie, struct bl_flow *first, str
 
 /*
  * Remembers what a socket dialled by connect(), in place of what it had dialled
- * before. A full map is benign: getpeername() then shows the backend.
+ * before. With a full map getpeername() shows the backend.
  */
 static __always_inline void bl_flow_connected(__u64 cookie, bool fresh, struct bl_flow *flow)
 {

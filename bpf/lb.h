@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What becomes of a new flow. Both paths decide here; src/plan/resolve.rs is the
+ * What becomes of a new flow, whichever path asks. src/plan/resolve.rs is the
  * same function over the same rows, and tests/oracle holds the two together.
  * Time and randomness are arguments.
  */

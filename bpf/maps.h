@@ -88,7 +88,7 @@ struct {
 } bl_names __weak SEC(".maps");
 
 /*
- * bl_prefixes: {class, service, prefix} -> 1. Writer: agent. Readers: BPF, CLI.
+ * bl_prefixes: {class, service, prefix} -> 1. Writer: agent. Reader: CLI.
  * An entry lives while configuration, Node or ServiceCIDR say so.
  */
 struct {
@@ -150,8 +150,9 @@ struct {
 /*
  * bl_flows: socket cookie -> the same, for sockets whose row in bl_flows_near was
  * another's when they first needed one. Writer: BPF. Readers: BPF, CLI. Lives until
- * sock_release. A full map is benign: getpeername then shows the backend. The size is
- * a compromise: as many flows as nf_conntrack_max has by default, for 4 MiB of buckets.
+ * sock_release. With a full map new connections go on, and getpeername shows the backend;
+ * a UDP socket that is not connected chooses anew for each datagram, and its answers
+ * come from the backend's address. The size is a compromise: as many flows as nf_conntrack_max has by default, for 4 MiB of buckets.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

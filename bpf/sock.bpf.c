@@ -45,12 +45,16 @@ static __always_inline const struct sock___bl *bl_kernel_view(void *sk)
  * A socket of the kernel itself: an NFS or Ceph client, or the subflow of an MPTCP
  * connection. cgroup/sock_release does not run for those (inet_release() skips them,
  * f5836749c9c0, v5.9), so a row of theirs would stay for ever; nor does anybody ask
- * them for their peer.
+ * them for their peer. Where kernel memory may not be read nobody can tell, and such
+ * rows do stay.
  */
 static __always_inline bool bl_is_kernel_socket(struct bpf_sock_addr *ctx)
 {
-	const struct sock___bl *sk = bl_kernel_view(ctx->sk);
+	const struct sock___bl *sk;
 
+	if (!bl_may_read_kernel)
+		return false;
+	sk = bl_kernel_view(ctx->sk);
 	return BPF_CORE_READ_BITFIELD_PROBED(sk, sk_kern_sock);
 }
 
@@ -58,12 +62,16 @@ static __always_inline bool bl_is_kernel_socket(struct bpf_sock_addr *ctx)
  * The cookie of a socket that has one, else 0. A socket with a row has a cookie: most
  * others, which never dialled a Service, are told apart here without the look into
  * bl_flows, whose table is too large to stay in a cache, and without making a cookie,
- * which would cost them the same again in sock_release.
+ * which would cost them the same again in sock_release. Where kernel memory may not be
+ * read every socket is given one, which only costs time.
  */
-static __always_inline __u64 bl_known_cookie(void *sk)
+static __always_inline __u64 bl_known_cookie(void *ctx, void *sk)
 {
-	const struct sock___bl *view = bl_kernel_view(sk);
+	const struct sock___bl *view;
 
+	if (!bl_may_read_kernel)
+		return bpf_get_socket_cookie(ctx);
+	view = bl_kernel_view(sk);
 	return BPF_CORE_READ(view, __sk_common.skc_cookie.counter);
 }
 
@@ -147,7 +155,7 @@ static __always_inline bool bl_connect_forward(struct bpf_sock_addr *ctx, const 
 {
 	struct bl_peer peer = { .addr = key->addr, .port = key->port };
 	struct bl_flow flow = { .kind = BL_FLOW_CONNECTED, .netns = netns };
-	bool fresh = !bl_known_cookie(ctx->sk);
+	bool fresh = !bl_known_cookie(ctx, ctx->sk);
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 	const struct bl_target *to = NULL;
 	__u64 choice = 0;
@@ -199,7 +207,7 @@ static __always_inline int bl_connect(struct bpf_sock_addr *ctx, const bool v6)
 			v.action = BL_PASS;
 	}
 
-	cookie = bl_known_cookie(ctx->sk);
+	cookie = bl_known_cookie(ctx, ctx->sk);
 	if (cookie)
 		bl_flow_direct(cookie);
 	if (v.action == BL_REJECT && key.proto == IPPROTO_TCP && bl_has_set_retval) {
@@ -211,7 +219,7 @@ static __always_inline int bl_connect(struct bpf_sock_addr *ctx, const bool v6)
 
 /*
  * A datagram to a frontend this socket has no valid choice for. flow is its row, if it
- * has one, first the socket's row in bl_flows. former is the choice of a connection to
+ * has one, first the socket's own row (bl_flow_of()). former is the choice of a connection to
  * the same frontend that was dissolved, or 0: while it is eligible it is taken again,
  * since an IPv6 socket goes on hearing its former peer alone (__udp_disconnect() leaves
  * sk_v6_daddr).
@@ -225,7 +233,7 @@ static __always_inline void bl_send_first(struct bpf_sock_addr *ctx, const bool 
 	struct bl_verdict v = {};
 	__u64 choice = 0;
 
-	/* Without a row each datagram would go elsewhere: the packet path keeps a flow together. */
+	/* Without a row each datagram would go elsewhere, and answers would show the backend. */
 	if (bl_is_kernel_socket(ctx))
 		return;
 	sent.netns = bpf_get_netns_cookie(ctx);
@@ -268,7 +276,7 @@ static __always_inline int bl_sendmsg(struct bpf_sock_addr *ctx, const bool v6)
 	frontend = bl_frontend_lookup(&key);
 	if (!frontend)
 		return BL_ALLOW;
-	cookie = bl_known_cookie(ctx->sk);
+	cookie = bl_known_cookie(ctx, ctx->sk);
 	fresh = !cookie;
 	if (!fresh) {
 		first = bl_flow_of(cookie);
@@ -296,7 +304,7 @@ static __always_inline int bl_sendmsg(struct bpf_sock_addr *ctx, const bool v6)
 /* recvfrom() and recvmsg() that ask for the sender: an answer comes from the address that was dialled. */
 static __always_inline int bl_recvmsg(struct bpf_sock_addr *ctx, const bool v6)
 {
-	__u64 cookie = bl_known_cookie(ctx->sk);
+	__u64 cookie = bl_known_cookie(ctx, ctx->sk);
 	struct bl_flow *flow;
 	struct bl_peer peer;
 
@@ -321,7 +329,7 @@ static __always_inline int bl_recvmsg(struct bpf_sock_addr *ctx, const bool v6)
 /* getpeername(): what was dialled, if the socket is still connected to what that led to (SOCK-2). */
 static __always_inline int bl_getpeername(struct bpf_sock_addr *ctx, const bool v6)
 {
-	__u64 cookie = bl_known_cookie(ctx->sk);
+	__u64 cookie = bl_known_cookie(ctx, ctx->sk);
 	struct bl_flow *flow;
 	struct bl_peer peer;
 
@@ -354,7 +362,7 @@ BL_STUB(bl_getpeername6, "cgroup/getpeername6", bl_getpeername, true)
 SEC("cgroup/sock_release")
 int bl_sock_release(struct bpf_sock *ctx)
 {
-	__u64 cookie = bl_known_cookie(ctx);
+	__u64 cookie = bl_known_cookie(ctx, ctx);
 
 	if (cookie)
 		bl_flow_released(cookie, ctx->protocol == IPPROTO_UDP);

@@ -194,6 +194,7 @@ enum bl_prefix_class {
 	BL_PREFIX_SERVICE_CIDR = 1,
 	BL_PREFIX_NODE_ADDRESS = 2,
 	BL_PREFIX_LOCAL_DETECTOR = 3,
+	BL_PREFIX_HELD = 4,
 };
 
 /* Key of bl_prefixes. prefixlen counts from class on: 64 + prefix length in 128-bit space. */

@@ -112,6 +112,7 @@ packages() {
 			nftables nft
 			bpftool bpftool
 			conntrack conntrack
+			procps sysctl
 		LIST
 		;;
 	image)
@@ -136,7 +137,6 @@ packages() {
 		;;
 	jq) echo "jq jq" ;;
 	git) echo "git git" ;;
-	lsns) echo "util-linux lsns" ;;
 	curl) echo "curl curl" ;;
 	*) die "lib.sh knows no group of packages named $1" ;;
 	esac

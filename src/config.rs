@@ -212,6 +212,7 @@ impl Config {
 
     /// What the rules need to know of this node, given the addresses of its interfaces (DEC-6).
     pub fn host_facts(&self, interfaces: Vec<IpAddr>) -> HostFacts {
+        let held = interfaces.iter().copied().collect();
         let addresses = if self.node_ips.is_empty() { interfaces } else { self.node_ips.clone() };
         let addresses = with_primary(addresses, self.primary_ip);
         HostFacts {
@@ -220,6 +221,7 @@ impl Config {
             addresses,
             local_detector: self.detector_cidrs(),
             masquerade_all: self.masquerade_all,
+            held,
         }
     }
 

@@ -3,6 +3,7 @@
 mod care;
 mod config_file;
 mod families;
+mod interfaces;
 mod pace;
 mod pod_cidrs;
 pub mod privilege;

@@ -134,7 +134,12 @@ impl<T: Tables> Reconciler<T> {
     /// health check never reports what is not programmed (HC-10).
     fn effects(&mut self) -> Vec<(ObjectName, Effect)> {
         let book = &self.book;
-        self.effects.extract_if(.., |service, _| !book.awaits(service)).collect()
+        self.effects.extract_if(.., |service, _| book.awaits(service) == [false; 2]).collect()
+    }
+
+    /// What waits for rows, and in which families.
+    pub fn waiting(&self) -> impl Iterator<Item = (&ObjectName, &Effect, [bool; 2])> {
+        self.effects.iter().map(|(service, effect)| (service, effect, self.book.awaits(service)))
     }
 
     /// Puts the times of changes to what will follow the tables.

@@ -1,7 +1,7 @@
 //! What an agent tells people: a log line per change of state, the state file for `status`, and the board for
 //! metrics.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -26,7 +26,7 @@ pub struct Report {
     board: Arc<Board>,
     recorder: Arc<Recorder>,
     problems: BTreeSet<FileProblem>,
-    pending: Vec<Pending>,
+    pending: BTreeMap<String, String>,
     conflicts: Vec<Pending>,
     checks: LackingChecks,
     /// What of the data path could not be put back.
@@ -52,7 +52,7 @@ impl Report {
             board,
             recorder,
             problems: BTreeSet::new(),
-            pending: Vec::new(),
+            pending: BTreeMap::new(),
             conflicts: Vec::new(),
             checks: LackingChecks::default(),
             broken: Vec::new(),
@@ -96,6 +96,17 @@ impl Report {
             tracing::error!("{} cannot be repaired: {}", one.what, one.error);
         }
         self.broken = broken;
+    }
+
+    /// Whether balancers may send to this node is another thing than before (HLT-4).
+    pub fn eligible(&self, eligible: bool) {
+        match eligible {
+            true => tracing::info!("/healthz: load balancers may send to this node"),
+            false => tracing::warn!(
+                "/healthz is 503, so that load balancers drain this node: it is not known, is being deleted, or the \
+                 autoscaler is about to take it away (HLT-4)"
+            ),
+        }
     }
 
     /// Rows of these Services are in force.
@@ -155,13 +166,13 @@ impl Report {
         told.count_failures(outcome.failed.iter().map(|(_, error)| error));
         told.set_pending(refused.iter().map(|(_, error)| error));
         drop(told);
-        let pending: Vec<_> =
-            refused.into_iter().map(|(what, error)| Pending { what, error: error.to_string() }).collect();
-        for row in pending.iter().filter(|row| !self.pending.contains(row)) {
-            tracing::error!("{} is pending: {}", row.what, row.error);
+        let pending: BTreeMap<_, _> =
+            refused.into_iter().map(|(what, error)| (what, error.to_string())).collect();
+        for (what, error) in pending.iter().filter(|(what, error)| self.pending.get(*what) != Some(*error)) {
+            tracing::error!("{what} is pending: {error}");
         }
-        for row in self.pending.iter().filter(|row| !pending.iter().any(|new| new.what == row.what)) {
-            tracing::info!("{} is not pending any more", row.what);
+        for what in self.pending.keys().filter(|what| !pending.contains_key(*what)) {
+            tracing::info!("{what} is not pending any more");
         }
         self.pending = pending;
     }
@@ -192,8 +203,10 @@ impl Report {
         let problems = self.problems.iter().filter(|problem| problem.severity != Severity::Note);
         let problems =
             problems.map(|problem| Pending { what: problem.place(), error: problem.message.clone() });
-        let rows = self.broken.iter().chain(&self.pending).chain(&self.conflicts).chain(&self.sysctls);
-        let pending = rows.cloned().chain(problems).collect();
+        let rows =
+            self.pending.iter().map(|(what, error)| Pending { what: what.clone(), error: error.clone() });
+        let others = self.conflicts.iter().chain(&self.sysctls).cloned();
+        let pending = self.broken.iter().cloned().chain(rows).chain(others).chain(problems).collect();
         let (repaired, sysctls) = (self.repaired, self.sysctls.clone());
         let written = self.file.write(AgentState { pending, repaired, sysctls, ..AgentState::default() });
         if let (Err(error), false) = (&written, self.is_file_bad) {

@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::care::Care;
 use super::config_file::ConfigWatch;
+use super::interfaces::Interfaces;
 use super::pace::Pace;
 use super::privilege;
 use super::reconcile::{Identity, Outcome, Reconciler, size_for};
@@ -23,12 +24,11 @@ use super::this_node::ThisNode;
 use crate::cluster::events;
 use crate::config::{self, Config};
 use crate::datapath::{Datapath, Options, SMALLEST, kernel};
-use crate::host::netlink::Netlink;
 use crate::host::{cgroup, memory};
 use crate::model::event::Event;
 use crate::plan::book::Book;
 use crate::plan::health::is_eligible;
-use crate::plan::table::{Limits, NetnsClass, Settings};
+use crate::plan::table::{Limits, NetnsClass, Settings, Tables};
 use crate::plan::world::World;
 use crate::serve::Servers;
 use crate::serve::board::{Board, Sync};
@@ -99,6 +99,7 @@ struct Agent {
     report: Report,
     reconciler: Reconciler<Datapath>,
     node: ThisNode,
+    interfaces: Interfaces,
     pace: Pace,
     /// The zero of the planner's clock.
     epoch: Instant,
@@ -120,17 +121,20 @@ impl Agent {
         setup::oom_score(config);
         let config_file = ConfigWatch::open(config)?;
         let mut world = World::new();
-        let mut node = ThisNode::new(config, interface_addresses()?);
+        let interfaces = Interfaces::open()?;
+        let mut node = ThisNode::new(config, interfaces.addresses().to_vec());
         let (source, mut events) = Source::open(config).await?;
         node.see(&mut events)?;
         world.apply(Event::Host(Box::new(node.host())));
         let board = Arc::new(Board::new(epoch, config.late));
         let (services, slices) = changes(&events);
-        board.told().kube_proxy.changed(services, slices);
+        board.told().kube_proxy.changed(services, slices, true);
         events.into_iter().for_each(|event| world.apply(event));
         let (datapath, book) = open(config, size_for(&world, SMALLEST))?;
         let reconciler = Reconciler::new(world, book, datapath, identity(config));
-        let recorder = Arc::new(source.recorder(&config.node_name));
+        // kube-proxy reports as what the machine calls itself, whatever the node is called.
+        let host = nix::unistd::gethostname().context("read the host name")?;
+        let recorder = Arc::new(source.recorder(&host.to_string_lossy()));
         tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, "starting");
         recorder.record(events::Event::starting(&config.node_name));
         let options = serving(config, node.listening(), &source);
@@ -142,6 +146,7 @@ impl Agent {
             report: Report::new(config, setup::sysctls(config), board.clone(), recorder)?,
             reconciler,
             node,
+            interfaces,
             board,
             pace: Pace::new(config.min_sync_period),
             epoch,
@@ -175,13 +180,18 @@ impl Agent {
                     return Err(error.context("bindAddressHardFail is set"));
                 }
                 seen = self.source.next() => self.follow(seen, &mut ready)?,
+                addresses = self.interfaces.changed() => {
+                    let event = self.node.interfaces(addresses);
+                    self.board.interfaces_changed();
+                    self.follow(Ok(vec![event]), &mut ready)?;
+                }
                 () = sleep => self.be_on_time(&mut ready)?,
             }
         }
     }
 
-    /// Takes in what the source has seen. One that cannot be followed leaves the tables as they are
-    /// (architecture, "State and failure") and is read anew after a while.
+    /// Takes in what the source has seen. One that cannot be followed leaves the tables as they are, and is read
+    /// anew after a while.
     fn follow(&mut self, seen: Result<Vec<Event>>, ready: &mut Option<impl FnOnce()>) -> Result<()> {
         match seen {
             Ok(mut events) => {
@@ -229,13 +239,17 @@ impl Agent {
         let is_large = events.len() > 1000;
         let (services, slices) = changes(&events);
         let is_changed = self.reconciler.absorb(events);
+        let eligible = is_eligible(self.reconciler.world().node(), self.may_lack_node);
         let mut told = self.board.told();
-        told.is_eligible = is_eligible(self.reconciler.world().node(), self.may_lack_node);
+        let was_eligible = std::mem::replace(&mut told.is_eligible, eligible);
+        told.kube_proxy.changed(services, slices, is_changed);
         if is_changed {
-            told.kube_proxy.changed(services, slices);
             told.queued(self.board.now());
         }
         drop(told);
+        if eligible != was_eligible {
+            self.report.eligible(eligible);
+        }
         let due = self.pace.due(self.now());
         if is_changed && due > self.now() {
             self.sync_at = Some(due);
@@ -260,12 +274,15 @@ impl Agent {
         let behind = self.reconciler.is_behind();
         let sync =
             (is_first || touched != [false; 2]).then_some(Sync { is_full: is_first, took, touched, behind });
+        if is_first {
+            // Before anybody is told that this node serves (HC-11).
+            self.reconciler.tables().publish()?;
+        }
         self.settle(outcome, sync);
         if sync.is_some() {
             self.pace.ended(self.now());
         }
         if is_first {
-            self.reconciler.tables().publish()?;
             self.care = Some(Care::new(self.now()));
             self.report.synced(&self.reconciler);
             if let Some(ready) = ready.take() {
@@ -296,13 +313,16 @@ impl Agent {
         let effects = std::mem::take(&mut outcome.effects);
         self.report.effects(&effects);
         self.board.follow(sync, self.reconciler.is_behind(), effects);
+        self.board.waiting(self.reconciler.waiting());
         self.report.step(&outcome, self.source.problems(), &self.reconciler);
     }
 
     fn grow(&mut self, limits: Limits) -> bool {
+        let before = Tables::limits(self.reconciler.tables());
         let grown = self.reconciler.tables().grow(limits);
         self.report.grown(limits, &grown);
-        if grown.is_ok() {
+        // What fails after the flip leaves the larger tables in place.
+        if Tables::limits(self.reconciler.tables()) != before {
             self.reconciler.resized();
         }
         grown.is_ok()
@@ -317,7 +337,7 @@ impl Agent {
 fn open(config: &Config, limits: Limits) -> Result<(Datapath, Book)> {
     let datapath =
         Datapath::open(&Options { limits, ..Options::new(&cgroup_root(config)?, &config.bpf_root) })?;
-    let limits = crate::plan::table::Tables::limits(&datapath);
+    let limits = Tables::limits(&datapath);
     if datapath.is_fresh() {
         return Ok((datapath, Book::new(limits).born(seconds())));
     }
@@ -355,10 +375,4 @@ fn identity(config: &Config) -> Identity {
         },
         netns: cookie.map(|cookie| (cookie, NetnsClass::Host)).into_iter().collect(),
     }
-}
-
-/// The addresses of the interfaces of this network namespace.
-fn interface_addresses() -> Result<Vec<std::net::IpAddr>> {
-    let addresses = Netlink::open()?.addresses()?;
-    Ok(addresses.into_iter().map(|address| address.net.addr()).collect())
 }

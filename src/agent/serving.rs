@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::source::Source;
 use crate::config::Config;
 use crate::config::kube_proxy::configz;
-use crate::model::addr::{Family, parse_cidr};
+use crate::model::addr::{Family, is_of_link, parse_cidr};
 use crate::model::event::Event;
 use crate::serve::Options;
 
@@ -56,6 +56,11 @@ impl Listening {
         }
     }
 
+    /// The interfaces have other addresses.
+    pub(super) fn interfaces(&mut self, interfaces: &[IpAddr]) {
+        self.interfaces = interfaces.iter().copied().filter(|ip| !is_of_link(*ip)).collect();
+    }
+
     /// Looks through events.
     pub(super) fn see(&mut self, events: &[Event]) {
         for event in events {
@@ -76,14 +81,6 @@ impl Listening {
         let known = || self.given.iter().chain(&self.object).chain(&self.interfaces);
         let first = |family| known().find(|ip| Family::of(**ip) == family && !ip.is_loopback());
         Family::ALL.into_iter().filter_map(first).map(|ip| IpNet::from(*ip)).collect()
-    }
-}
-
-/// An address that counts on its link alone.
-fn is_of_link(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }
 

@@ -57,10 +57,10 @@ impl Source {
     }
 
     /// Where events for people go: to the API server, if there is one.
-    pub fn recorder(&self, node: &str) -> Recorder {
+    pub fn recorder(&self, host: &str) -> Recorder {
         match self {
             Source::Manifests(_) => Recorder::nobody(),
-            Source::Cluster(api) => api.recorder(node),
+            Source::Cluster(api) => api.recorder(host),
         }
     }
 
@@ -86,7 +86,7 @@ impl Source {
     pub async fn next(&mut self) -> Result<Vec<Event>> {
         match self {
             Source::Manifests(dir) => {
-                let mut guard = dir.readable_mut().await.context("wait for inotify")?;
+                let mut guard = dir.readable_mut().await.context("wait for a descriptor")?;
                 guard.clear_ready();
                 guard.get_inner_mut().poll()
             }
@@ -133,5 +133,5 @@ async fn first_lists(source: &mut ApiSource) -> Vec<Event> {
     reason = "its successor needs a promise only host and datapath may make; ours keep their descriptors"
 )]
 pub(super) fn wait_for<T: AsRawFd>(source: T) -> Result<AsyncFd<T>> {
-    AsyncFd::with_interest(source, Interest::READABLE).context("wait for inotify")
+    AsyncFd::with_interest(source, Interest::READABLE).context("wait for a descriptor")
 }

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::inspect::agent::{AgentState, STATE_DIR, living, start_time, state_path};
+use crate::host::process::ProcessId;
+use crate::host::run;
+use crate::inspect::agent::{AgentState, living, state_path};
 
 /// The state file of this process. Removed on drop.
 #[derive(Debug)]
 pub struct StateFile {
     path: PathBuf,
-    pid: u32,
-    started: u64,
+    own: ProcessId,
     written: Option<AgentState>,
 }
 
@@ -25,9 +26,7 @@ impl StateFile {
     /// /proc is not mounted.
     pub fn new(bpf_root: &Path) -> Result<StateFile> {
         sweep();
-        let pid = std::process::id();
-        let started = start_time(pid).context("read the start time of this process")?;
-        Ok(StateFile { path: state_path(bpf_root), pid, started, written: None })
+        Ok(StateFile { path: state_path(bpf_root), own: ProcessId::own()?, written: None })
     }
 
     /// Writes the state if it differs from what was written last; a reader sees the old or the new.
@@ -35,7 +34,7 @@ impl StateFile {
     /// # Errors
     /// The directory cannot be made or written.
     pub fn write(&mut self, mut state: AgentState) -> Result<()> {
-        (state.pid, state.started) = (self.pid, self.started);
+        (state.pid, state.started) = (self.own.pid, self.own.start_time);
         if self.written.as_ref() == Some(&state) {
             return Ok(());
         }
@@ -49,7 +48,7 @@ impl StateFile {
         if let Some(dir) = self.path.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
         }
-        let aside = self.path.with_extension(format!("{}.new", self.pid));
+        let aside = self.path.with_extension(format!("{}.new", self.own.pid));
         let mut file =
             fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&aside)?;
         std::io::Write::write_all(&mut file, content)?;
@@ -65,7 +64,7 @@ impl Drop for StateFile {
 
 /// Removes the files of agents that do not run any more.
 fn sweep() {
-    let entries = fs::read_dir(STATE_DIR).into_iter().flatten().flatten();
+    let entries = fs::read_dir(run::DIR).into_iter().flatten().flatten();
     let files = entries.map(|entry| entry.path()).filter(|path| path.extension() == Some("json".as_ref()));
     for path in files.filter(|path| living(path).is_none()) {
         remove(&path);

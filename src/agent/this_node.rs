@@ -1,5 +1,6 @@
 //! This node: its object as it comes, and what the configuration and the machine say of it besides.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use anyhow::Result;
 use super::families::Families;
 use super::pod_cidrs::PodCidrs;
 use super::serving::Listening;
-use crate::config::Config;
 use crate::config::kube_proxy::Detector;
+use crate::config::{Config, with_primary};
 use crate::host::family;
 use crate::model::event::Event;
 use crate::model::node::HostFacts;
@@ -18,6 +19,9 @@ use crate::model::node::HostFacts;
 #[derive(Debug)]
 pub(super) struct ThisNode {
     host: HostFacts,
+    /// `--node-ip`: the addresses of interfaces are not those of the node.
+    has_given_ips: bool,
+    primary_ip: Option<IpAddr>,
     /// Those of its object, if they are the local detector.
     pod_cidrs: Option<PodCidrs>,
     families: Families,
@@ -40,6 +44,8 @@ impl ThisNode {
             families: Families::new(config, kernel),
             listening: Listening::new(config, interfaces.clone()),
             host: config.host_facts(interfaces),
+            has_given_ips: !config.node_ips.is_empty(),
+            primary_ip: config.primary_ip,
         }
     }
 
@@ -67,6 +73,24 @@ impl ThisNode {
             events.insert(0, Event::Host(Box::new(self.host.clone())));
         }
         Ok(())
+    }
+
+    /// Interfaces gained or lost addresses (DEC-5, DEC-6).
+    pub(super) fn interfaces(&mut self, addresses: Vec<IpAddr>) -> Event {
+        let held: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+        let told = |what, ips: Vec<String>| {
+            if !ips.is_empty() {
+                tracing::info!("interfaces of this node {what} {}", ips.join(", "));
+            }
+        };
+        told("gained", held.difference(&self.host.held).map(ToString::to_string).collect());
+        told("lost", self.host.held.difference(&held).map(ToString::to_string).collect());
+        self.host.held = held;
+        self.listening.interfaces(&addresses);
+        if !self.has_given_ips {
+            self.host.addresses = with_primary(addresses, self.primary_ip);
+        }
+        Event::Host(Box::new(self.host.clone()))
     }
 
     /// When [`check`](Self::check) wants to be called, counted from the start.

@@ -16,6 +16,7 @@ pub mod status;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -23,7 +24,9 @@ use clap::{Parser, Subcommand};
 
 use self::render::{Format, Output};
 use crate::agent::privilege;
+use crate::config::flags;
 use crate::datapath::maps::OpenError;
+use crate::model::addr::parse_ip;
 
 /// The answer is no, or the work failed.
 const FAILED: u8 = 1;
@@ -48,7 +51,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve the Services of a source, until SIGTERM; the data path then stays in place
-    #[command(args_override_self = true)]
+    #[command(args_override_self = true, display_name = "beeline")]
     Run(Box<run::Args>),
     /// What this node does, and what it cannot do
     Status(status::Args),
@@ -108,6 +111,12 @@ pub fn main() -> ExitCode {
 
 /// Called by the name `kube-proxy`, or with a flag where the subcommand would stand, the binary is `run`.
 fn with_subcommand(mut args: Vec<OsString>) -> Vec<OsString> {
+    // A truth value, as kube-proxy has it (CFG-4).
+    if let Some(version) = args.get_mut(1)
+        && version.to_str().and_then(|arg| arg.strip_prefix("--version=")).and_then(flags::bool) == Some(true)
+    {
+        *version = "--version".into();
+    }
     let name = args.first().map(Path::new).and_then(Path::file_name);
     let is_kube_proxy = name == Some(OsStr::new("kube-proxy"));
     let first = args.get(1).and_then(|arg| arg.to_str());
@@ -130,6 +139,11 @@ fn with_dashes(arg: OsString) -> OsString {
     let Some(flag) = arg.to_str().and_then(|arg| arg.strip_prefix("--")) else { return arg };
     let (name, value) = flag.split_at(flag.find('=').unwrap_or(flag.len()));
     format!("--{}{value}", name.replace('_', "-")).into()
+}
+
+/// An address on the command line, as Kubernetes reads addresses.
+fn ip(text: &str) -> Result<IpAddr, String> {
+    parse_ip(text).ok_or_else(|| "it is no IP address".into())
 }
 
 /// The exit code that tells a script what kind of trouble it is.
@@ -182,6 +196,7 @@ mod tests {
             assert!(!inserted(&["beeline", own]), "{own}");
         }
         assert!(!inserted(&["kube-proxy", "--version"]));
+        assert!(!inserted(&["kube-proxy", "--version=true"]) && !inserted(&["beeline", "--version=1"]));
         assert!(!inserted(&["beeline"]));
     }
 
@@ -232,7 +247,7 @@ mod tests {
     fn errors_keep_their_kind_through_context() {
         let denied = Err::<(), _>(io::Error::from(io::ErrorKind::PermissionDenied)).context("open the pin");
         assert_eq!(exit_code(&denied.unwrap_err()), DENIED);
-        assert_eq!(exit_code(&privilege::Missing(vec!["CAP_BPF"]).into()), DENIED);
+        assert_eq!(exit_code(&privilege::Missing(vec!["CAP_NET_ADMIN"]).into()), DENIED);
         assert_eq!(exit_code(&Usage("no".into()).into()), USAGE);
         let absent = OpenError::Absent { root: "/x".into() };
         assert_eq!(exit_code(&anyhow::Error::from(absent).context("status")), NOTHING_FOUND);

@@ -12,12 +12,12 @@ use tracing_subscriber::filter::LevelFilter;
 
 use self::flags::KubeProxyFlags;
 use super::render::print;
-use super::{Usage, cleanup, exit_code};
+use super::{Usage, cleanup, exit_code, ip};
 use crate::agent;
+use crate::cluster::client::parse_url;
 use crate::config::kube_proxy::types::Logging;
 use crate::config::kube_proxy::{self, Effective};
 use crate::config::{Config, ConfigFile, Flags, Machine};
-use crate::model::addr::parse_ip;
 
 /// The token of a pod's account: where it is, an agent can do without a kubeconfig.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -32,7 +32,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// The API server; wins over what the kubeconfig says
-    #[arg(long, value_name = "URL", visible_alias = "master")]
+    #[arg(long, value_name = "URL", visible_alias = "master", value_parser = url)]
     apiserver: Option<String>,
     /// A KubeProxyConfiguration; flags for what it says do not count, and a change of it ends the agent
     #[arg(long, value_name = "FILE")]
@@ -65,8 +65,8 @@ pub struct Args {
     kube_proxy: KubeProxyFlags,
 }
 
-fn ip(text: &str) -> Result<IpAddr, String> {
-    parse_ip(text).ok_or_else(|| "it is no IP address".into())
+fn url(text: &str) -> Result<String, String> {
+    parse_url(text).map(|_| text.to_owned()).map_err(|error| format!("{error:#}"))
 }
 
 fn truth(text: &str) -> Result<bool, String> {

@@ -69,7 +69,7 @@ fn head(status: &Status) -> String {
     };
     let node = if status.node.is_empty() { "-" } else { &status.node };
     let counts = &status.counts;
-    fields(&[
+    let mut rows = vec![
         ("version", status.version.clone()),
         ("kernel", status.kernel.clone()),
         ("node", node.to_owned()),
@@ -82,7 +82,11 @@ fn head(status: &Status) -> String {
                 counts.services, counts.frontends, counts.backends
             ),
         ),
-    ])
+    ];
+    if status.repaired > 0 {
+        rows.push(("repaired", format!("{} (somebody else changes what is Beeline's)", status.repaired)));
+    }
+    fields(&rows)
 }
 
 fn tag_or_dash(tag: &Option<String>) -> String {

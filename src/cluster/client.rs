@@ -39,7 +39,7 @@ use tower::{BoxError, ServiceBuilder};
 
 use self::plugin::Plugin;
 pub use self::tally::{Counts, Tally, Whole};
-pub use self::way::{Roots, Way};
+pub use self::way::{Roots, Way, parse_url};
 use crate::config::Cluster;
 
 /// How long a connection may take to be made.
@@ -71,6 +71,8 @@ struct Open {
     plugin: Option<Arc<Plugin>>,
     config: kube::Config,
     since: Instant,
+    /// What was said last of credentials that cannot be read again.
+    complaint: String,
 }
 
 /// A bearer token in a file, and what it was when it could be read last.
@@ -101,7 +103,15 @@ impl Open {
             plugin
         });
         let client = client(&way.config)?;
-        Ok(Open { client, host, token, plugin, config: way.config, since: Instant::now() })
+        Ok(Open {
+            client,
+            host,
+            token,
+            plugin,
+            config: way.config,
+            since: Instant::now(),
+            complaint: String::new(),
+        })
     }
 
     /// Takes a certificate for every connection from now on.
@@ -210,7 +220,11 @@ impl Door {
         match Way::find(&self.cluster, &self.roots).and_then(|way| Open::new(way, before)) {
             Ok(renewed) => *open = renewed,
             Err(error) => {
-                tracing::warn!("the credentials cannot be read again, the old ones stay: {error:#}");
+                let complaint = format!("the credentials cannot be read again, the old ones stay: {error:#}");
+                if open.complaint != complaint {
+                    tracing::warn!("{complaint}");
+                    open.complaint = complaint;
+                }
             }
         }
     }

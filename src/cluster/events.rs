@@ -12,6 +12,9 @@ use crate::model::names::ObjectName;
 /// Which controller reports: kube-proxy's name, since what watches for its events goes by it.
 const CONTROLLER: &str = "kube-proxy";
 
+/// The reason of HC-8.
+const HEALTH_CHECK: &str = "FailedToStartServiceHealthcheck";
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -76,7 +79,7 @@ impl Event {
     pub fn health_check_failed(service: &ObjectName, note: String) -> Event {
         Event {
             kind: Kind::Warning,
-            reason: "FailedToStartServiceHealthcheck",
+            reason: HEALTH_CHECK,
             action: "Listen",
             regarding: Regarding::Service(service.clone()),
             note,
@@ -102,17 +105,21 @@ impl Event {
         }
     }
 
-    /// The object of `events.k8s.io/v1`, to be posted to [`namespace`](Self::namespace); `now` is since the Unix
-    /// epoch.
+    /// The object of `events.k8s.io/v1`, to be posted to [`namespace`](Self::namespace). `host` is what the machine
+    /// calls itself, which may be another name than the node's; `now` is since the Unix epoch.
     pub fn object(&self, host: &str, now: Duration) -> Value {
         let (regarding, name) = match &self.regarding {
             Regarding::Node(name) => {
                 (json!({"kind": "Node", "name": name, "apiVersion": "v1"}), name.as_str())
             }
             Regarding::Service(service) => {
-                let about = json!({
-                    "kind": "Service", "namespace": service.namespace, "name": service.name, "apiVersion": "v1"
-                });
+                let mut about =
+                    json!({"kind": "Service", "namespace": service.namespace, "name": service.name});
+                match self.reason {
+                    // kube-proxy has no object at hand there, and gives the name for the uid.
+                    HEALTH_CHECK => about["uid"] = service.to_string().into(),
+                    _ => about["apiVersion"] = "v1".into(),
+                }
                 (about, &*service.name)
             }
         };
@@ -122,7 +129,8 @@ impl Event {
             "metadata": {"name": format!("{name}.{:x}", now.as_nanos()), "namespace": self.namespace()},
             "eventTime": micro_time(now),
             "reportingController": CONTROLLER,
-            "reportingInstance": format!("{CONTROLLER}-{host}"),
+            // The API takes 128 bytes, which is more than a host name of Linux has.
+            "reportingInstance": format!("{CONTROLLER}-{host}").chars().take(128).collect::<String>(),
             "action": self.action,
             "reason": self.reason,
             "regarding": regarding,

@@ -119,8 +119,8 @@ fn node_ports(config: &KubeProxyConfiguration, pod_cidrs: &[IpNet], stack: Stack
         _ => return None,
     };
     let message = format!(
-        "nodePortAddresses: '{}' has no {missing} network, and this node is {}{}: node ports are not had on any \
-         {missing} address; add a network, or set nodePortAddresses to primary (CFG-3)",
+        "nodePortAddresses: '{}' has no {missing} network, and this node is {}{}: node ports, and their health checks, \
+         are had on all {missing} addresses (NP-3); add a network, or set nodePortAddresses to primary (CFG-3)",
         texts.join(","),
         stack.name(),
         if is_dual_config { ", its pods' networks dual-stack" } else { "" }

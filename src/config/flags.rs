@@ -1,12 +1,14 @@
 //! kube-proxy's flags: each sets a field of its configuration, and means what that field means.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde_json::{Map, Value, json};
 
 use super::duration::GoDuration;
 use super::kube_proxy::decode::{FieldError, is_quantity};
 use super::kube_proxy::fields::{Kind, field};
+use crate::model::addr::parse_ip;
 
 /// A flag of kube-proxy. Those that are flags of `run` besides (`--config`, `--kubeconfig`, …) are not here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +51,11 @@ impl Target {
             Period { name, ipvs: false } => {
                 format!("sets `{name}` of the mode's section, unless that is `ipvs`")
             }
-            Port(path) => format!("0: an empty `{path}`, which is no server; other numbers have no effect"),
+            Port(path) => {
+                format!(
+                    "0: an empty `{path}`, which is no server; others: the port of a `{path}` that has none"
+                )
+            }
             Nothing(why) => format!("no effect: {why}"),
         }
     }
@@ -104,11 +110,15 @@ pub const FLAGS: &[Flag] = &[
     f("detect-local-mode", Field("detectLocalMode"), "What tells pods from others: ClusterCIDR, NodeCIDR, …"),
     f("feature-gates", Field("featureGates"), "Not used"),
     f("healthz-bind-address", Field("healthzBindAddress"), "Where /healthz is served; empty: nowhere"),
-    f("healthz-port", Port("healthzBindAddress"), "The port of /healthz; 0: nowhere"),
+    f(
+        "healthz-port",
+        Port("healthzBindAddress"),
+        "The port of /healthz, where --healthz-bind-address has none; 0: nowhere",
+    ),
     f(
         "iptables-localhost-nodeports",
         Field("iptables.localhostNodePorts"),
-        "Whether NodePorts are served on 127.0.0.0/8",
+        "Whether NodePorts are served on 127.0.0.0/8; this version serves none",
     ),
     f("iptables-masquerade-bit", Field("iptables.masqueradeBit"), "Not used"),
     f(
@@ -149,22 +159,26 @@ pub const FLAGS: &[Flag] = &[
     f("machine-id-file", Nothing(CADVISOR), "Not used"),
     f("masquerade-all", MasqueradeAll, "Masquerade everything that goes through a ClusterIP"),
     f("metrics-bind-address", Field("metricsBindAddress"), "Where /metrics is served; empty: nowhere"),
-    f("metrics-port", Port("metricsBindAddress"), "The port of /metrics; 0: nowhere"),
+    f(
+        "metrics-port",
+        Port("metricsBindAddress"),
+        "The port of /metrics, where --metrics-bind-address has none; 0: nowhere",
+    ),
     f(
         "nodeport-addresses",
         Field("nodePortAddresses"),
-        "The addresses that NodePorts are served on: CIDRs, or primary",
+        "The addresses that health check node ports are served on: CIDRs, or primary",
     ),
     f("oom-score-adj", Field("oomScoreAdj"), "The agent's oom_score_adj"),
     f(
         "pod-bridge-interface",
         Field("detectLocal.bridgeInterface"),
-        "The bridge of pods, for --detect-local-mode=BridgeInterface",
+        "The bridge of pods, for --detect-local-mode=BridgeInterface; of no use to sockets",
     ),
     f(
         "pod-interface-name-prefix",
         Field("detectLocal.interfaceNamePrefix"),
-        "How names of pods' interfaces begin, for --detect-local-mode=InterfaceNamePrefix",
+        "How names of pods' interfaces begin, for --detect-local-mode=InterfaceNamePrefix; of no use to sockets",
     ),
     f("profiling", Field("enableProfiling"), "Not used"),
     f("proxy-mode", Field("mode"), "Whose defaults count: nftables, iptables or ipvs"),
@@ -204,6 +218,8 @@ pub struct Patch {
     pub by: BTreeMap<&'static str, &'static str>,
     /// Addresses that are not to be served at.
     pub closed: Vec<&'static str>,
+    /// Ports for addresses that have none: flag, field and number.
+    pub ports: Vec<(&'static str, &'static str, Value)>,
     /// Flags that do nothing, with the reason.
     pub notes: Vec<String>,
 }
@@ -225,6 +241,7 @@ pub fn patch(given: &[(String, Vec<String>)]) -> Result<Patch, FieldError> {
         let value = value(flag, values)?;
         patch.add(flag, value, mode);
     }
+    patch.add_ports();
     Ok(patch)
 }
 
@@ -246,14 +263,9 @@ impl Patch {
                 _ => "iptables.minSyncPeriod",
             },
             Port(path) => {
-                // As in kube-proxy: the default address has a port, so no other number has an effect.
                 return match value.as_i64() {
                     Some(0) => self.closed.push(path),
-                    _ => self.notes.push(format!(
-                        "--{}: has no effect but to turn off by 0: give --{}",
-                        flag.name,
-                        flag.name.replace("port", "bind-address")
-                    )),
+                    _ => self.ports.push((flag.name, path, value)),
                 };
             }
             Nothing(why) => return self.notes.push(format!("--{}: has no effect: {why}", flag.name)),
@@ -263,6 +275,23 @@ impl Patch {
         }
         self.by.insert(path, flag.name);
         self.values.push((path, value));
+    }
+
+    /// As in kube-proxy: a port counts for an address that has none, and the default one has one.
+    fn add_ports(&mut self) {
+        for (flag, path, port) in std::mem::take(&mut self.ports) {
+            let given = self.values.iter_mut().rfind(|(given, _)| *given == path);
+            let address = given.and_then(|(_, value)| Some((value.as_str().and_then(parse_ip)?, value)));
+            if let (Some((ip, value)), Some(port)) =
+                (address, port.as_u64().and_then(|port| port.try_into().ok()))
+            {
+                *value = SocketAddr::new(ip, port).to_string().into();
+            } else {
+                let other = flag.replace("port", "bind-address");
+                self.notes
+                    .push(format!("--{flag}: has no effect: --{other} is not given, or has a port itself"));
+            }
+        }
     }
 
     /// Puts the values into a configuration.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
+use serde_saphyr::{DefaultMessageFormatter, MessageFormatter, Spanned};
 
 /// A value and where it stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,8 +65,18 @@ pub fn parse(text: &str) -> Result<Tree, ParseError> {
     }
     serde_saphyr::from_str_with_options(text, options()).map_err(|error| ParseError {
         line: error.location().map_or(1, |at| at.line().max(1)),
-        message: first_line(&error.to_string()),
+        message: message(&error),
     })
+}
+
+/// The parser's words, without the line.
+fn message(error: &serde_saphyr::Error) -> String {
+    match error {
+        serde_saphyr::Error::MultipleDocuments { .. } => {
+            "a second document begins here, and one is wanted".to_owned()
+        }
+        error => DefaultMessageFormatter.format_message(error).into_owned(),
+    }
 }
 
 /// `yes` and `n` are text, for a name may be that. Both of two equal keys come through, for the reader to judge; limits against aliases that multiply stay.
@@ -76,11 +86,6 @@ fn options() -> serde_saphyr::Options {
     options.strict_booleans = true;
     options.duplicate_keys = serde_saphyr::DuplicateKeyPolicy::LastWins;
     options
-}
-
-fn first_line(text: &str) -> String {
-    let line = text.lines().next().unwrap_or_default().trim();
-    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
 impl<'de> Deserialize<'de> for Tree {

@@ -92,6 +92,13 @@ pub const FEATURES: &[Feature] = &[
         probe: kernel::set_retval,
     },
     Feature {
+        name: "kernel-reads",
+        needed: false,
+        lose: "time: every socket is looked up, also those that never dialled a Service; and flow rows of the kernel's own sockets (NFS, Ceph) stay",
+        since: "Linux 5.5 (6ae08ae3dea2), unless lockdown is in its mode confidentiality",
+        probe: kernel::read_kernel,
+    },
+    Feature {
         name: "cgroup-links",
         needed: true,
         lose: "programs that stay when the agent goes, and upgrades that nobody notices",

@@ -15,7 +15,7 @@ use super::attach::Cgroup;
 use super::load::{self, Knobs, LEARN_NETNS, Place};
 use super::maps::Grace;
 use super::{sys, wire};
-use crate::host::netns;
+use crate::host::{netns, run};
 
 /// `BPF_MOV64_IMM(r, value)`.
 fn mov(register: u8, value: i32) -> bpf::bpf_insn {
@@ -34,6 +34,16 @@ fn calls(helper: Option<u32>, argument: Option<i32>) -> Vec<bpf::bpf_insn> {
     insns.extend(argument.map(|value| mov(1, value)));
     insns.extend(helper.map(|id| insn(bpf::BPF_JMP | bpf::BPF_CALL, 0, id as i32)));
     insns.extend([mov(0, 1), insn(bpf::BPF_JMP | bpf::BPF_EXIT, 0, 0)]);
+    insns
+}
+
+/// A program that reads 8 bytes at address 0 into its stack, which fails when it runs; that it loads is what counts.
+fn reads_kernel() -> Vec<bpf::bpf_insn> {
+    let mut frame = insn(bpf::BPF_ALU64 | bpf::BPF_MOV | bpf::BPF_X, 1, 0);
+    frame.set_src_reg(10);
+    let mut insns =
+        vec![frame, insn(bpf::BPF_ALU64 | bpf::BPF_ADD | bpf::BPF_K, 1, -8), mov(2, 8), mov(3, 0)];
+    insns.extend(calls(Some(bpf::BPF_FUNC_probe_read_kernel), None));
     insns
 }
 
@@ -90,6 +100,18 @@ pub(crate) fn set_retval() -> io::Result<()> {
     helper_at_connect(bpf::BPF_FUNC_set_retval, Some(-libc::ECONNREFUSED))
 }
 
+/// Programs may read the kernel's memory: lockdown in the mode confidentiality (9d1f8be5cf42, Linux 5.4) takes
+/// `bpf_probe_read_kernel()` away.
+pub fn may_read_kernel() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| read_kernel().is_ok())
+}
+
+pub(crate) fn read_kernel() -> io::Result<()> {
+    sys::prog_load(bpf::BPF_PROG_TYPE_CGROUP_SOCK_ADDR, bpf::BPF_CGROUP_INET4_CONNECT, NAME, &reads_kernel())
+        .map(drop)
+}
+
 /// Whether maps are charged to RLIMIT_MEMLOCK: until they are charged to the memory cgroup (97306be45fbe,
 /// Linux 5.11), which came with `bpf_ktime_get_coarse_ns()`.
 ///
@@ -124,7 +146,7 @@ pub fn learn_netns_cookie(cgroup: &Path) -> Result<u64> {
     let what = "learn the cookie of the own network namespace";
     let cgroup = Cgroup::open(cgroup).context(what)?;
     let place = Place { map: "bl_aid", pin: None, size: None };
-    let log = Path::new(super::pins::RUN_DIR).join("aid.log");
+    let log = Path::new(run::DIR).join("aid.log");
     let loaded = load::load(&LEARN_NETNS, &[place], Knobs::ordinary(), &log).context(what)?;
     let (map, program) = loaded.maps.first().zip(loaded.programs.first()).context(what)?;
     let probe = UdpSocket::bind("127.0.0.1:0").context(what)?;

@@ -21,7 +21,7 @@ include!(concat!(env!("OUT_DIR"), "/layout.rs"));
 /// Maps that change their layout together and are pinned in one folder, `NAME-LAYOUT`.
 #[derive(Clone, Copy, Debug)]
 pub struct Group {
-    /// `tables`, `flow` or `stats`.
+    /// `tables` or `flow`.
     pub name: &'static str,
     /// Hash of the types of its maps, made by `build.rs`.
     pub layout: &'static str,
@@ -67,6 +67,8 @@ pub const SOCKET: Unit = Unit {
 pub struct Knobs {
     /// The kernel has `bpf_set_retval()`: a refusal can be ECONNREFUSED instead of EPERM.
     pub has_set_retval: bool,
+    /// Programs may read the kernel's memory.
+    pub may_read_kernel: bool,
     /// Stored choices are compared with their backend's generation. Only tests switch that off.
     pub check_generation: bool,
 }
@@ -74,12 +76,16 @@ pub struct Knobs {
 impl Knobs {
     /// What this kernel allows, everything checked.
     pub fn probe() -> Knobs {
-        Knobs { has_set_retval: super::kernel::has_set_retval(), ..Knobs::ordinary() }
+        Knobs {
+            has_set_retval: super::kernel::has_set_retval(),
+            may_read_kernel: super::kernel::may_read_kernel(),
+            ..Knobs::ordinary()
+        }
     }
 
     /// For programs that read no knob.
     pub(crate) const fn ordinary() -> Knobs {
-        Knobs { has_set_retval: false, check_generation: true }
+        Knobs { has_set_retval: false, may_read_kernel: true, check_generation: true }
     }
 }
 
@@ -172,6 +178,7 @@ fn set_constants(open: &mut OpenBeelineSkel<'_>, knobs: Knobs, placement: &[Plac
     let services = placement.iter().find(|place| place.map == Map::Services.name());
     if let Some(rodata) = &mut open.maps.rodata_data {
         rodata.bl_has_set_retval = knobs.has_set_retval;
+        rodata.bl_may_read_kernel = knobs.may_read_kernel;
         rodata.bl_check_generation = knobs.check_generation;
         rodata.bl_home_mask = wire::home_mask(services.and_then(|place| place.size).unwrap_or(1));
     }

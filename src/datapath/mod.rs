@@ -183,7 +183,7 @@ impl Datapath {
         Reader::open_sides(&self.tree, &self.sides)
     }
 
-    /// The id of one of the maps, as `bpftool map` shows it.
+    /// One of the maps.
     fn map(&self, map: Map) -> Result<&MapHandle> {
         let found = self.maps.iter().find(|(name, _)| *name == map.name());
         Ok(&found.with_context(|| format!("no map {}", map.name()))?.1)
@@ -230,18 +230,12 @@ impl Tables for Datapath {
     }
 }
 
-/// Repairs every group and says which ones are adopted. Statistics are by service index, so they start anew
-/// with fresh tables.
+/// Repairs every group and says which ones are adopted.
 fn adopt(tree: &Tree) -> Result<Sides> {
     let live = pins::live_maps(tree);
     let mut sides = [Side::Place; GROUPS.len()];
-    let mut tables_adopted = true;
     for (group, side) in GROUPS.iter().zip(&mut sides) {
-        let adopted = pins::repair(tree, group, &live)? && (tables_adopted || group.name == "flow");
-        if group.name == "tables" {
-            tables_adopted = adopted;
-        }
-        if !adopted {
+        if !pins::repair(tree, group, &live)? {
             *side = Side::New;
             pins::remove_dir(&tree.dir(group, Side::New))?;
             pins::make_dir(&tree.dir(group, Side::New))?;
@@ -260,7 +254,6 @@ fn discard(tree: &Tree, sides: &Sides) {
 /// Every map with its pin and size: pinned ones keep theirs.
 fn placement(tree: &Tree, sides: &Sides, options: &Options) -> Result<Placement> {
     let mut places = Vec::new();
-    let mut limits = options.limits;
     for (group, side) in GROUPS.iter().zip(sides) {
         for map in group.maps {
             let pin = tree.dir(group, *side).join(map);
@@ -268,11 +261,8 @@ fn placement(tree: &Tree, sides: &Sides, options: &Options) -> Result<Placement>
             let pinned = pinned.transpose().with_context(|| format!("open {}", pin.display()))?;
             let size = match &pinned {
                 Some(map) => Some(map.max_entries()),
-                None => size_of(map, &limits, options.flows),
+                None => size_of(map, &options.limits, options.flows),
             };
-            if *map == Map::Services.name() {
-                limits.services = size.unwrap_or(limits.services);
-            }
             places.push(Place { map, pin: Some(pin), size });
         }
     }

@@ -16,10 +16,7 @@ use nix::fcntl::{RenameFlags, renameat2};
 
 use super::load::{GROUPS, Group};
 use super::sys;
-use crate::host::mount;
-
-/// Where the logs of rejected programs go.
-pub const RUN_DIR: &str = "/run/beeline";
+use crate::host::{mount, run};
 
 /// Which of a group's folders. bpffs reserves dots in names, hence the dashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,13 +73,12 @@ impl Tree {
 
     /// Where the log of a rejected unit is saved. The name carries the tree, since a machine may run several agents.
     pub fn log(&self, unit: &str) -> PathBuf {
-        Path::new(RUN_DIR).join(format!("{}{unit}.log", self.log_prefix()))
+        Path::new(run::DIR).join(format!("{}{unit}.log", self.log_prefix()))
     }
 
-    /// What the names of this tree's files in [`RUN_DIR`] start with.
+    /// What the names of this tree's files in [`run::DIR`] start with.
     pub fn log_prefix(&self) -> String {
-        let text = self.root.to_string_lossy();
-        format!("{}-", text.trim_matches('/').replace('/', "_"))
+        format!("{}-", run::name_of(&self.root))
     }
 
     /// Groups of other layouts that lie here, as `group-layout`: another version's tables.

@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 
 use super::attach;
 use super::load::SOCKET;
-use super::pins::{self, LockError, RUN_DIR, Tree, TreeLock, names};
-use crate::host::mount;
+use super::pins::{self, LockError, Tree, TreeLock, names};
+use crate::host::{mount, run};
 
 /// What was removed, for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,9 +55,9 @@ pub fn remove_all(bpf_root: &Path) -> Result<Removed> {
     Ok(removed)
 }
 
-/// Removes this tree's files in [`RUN_DIR`], and the folder when it is empty.
+/// Removes this tree's files in [`run::DIR`], and the folder when it is empty.
 fn remove_logs(tree: &Tree) -> Result<Vec<PathBuf>> {
-    let dir = Path::new(RUN_DIR);
+    let dir = Path::new(run::DIR);
     let mine = names(dir).into_iter().filter(|name| name.starts_with(&tree.log_prefix()));
     let mut removed = Vec::new();
     for path in mine.map(|name| dir.join(name)) {

@@ -396,6 +396,7 @@ pub(crate) fn read_prefix(key: &bl_prefix_key) -> Option<Prefix> {
         1 => PrefixClass::ServiceCidr,
         2 => PrefixClass::NodeAddress,
         3 => PrefixClass::LocalDetector,
+        4 => PrefixClass::Held,
         _ => return None,
     };
     let len = key.prefixlen.checked_sub(PREFIX_HEAD)?;

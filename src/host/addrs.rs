@@ -1,12 +1,15 @@
 //! Addresses of links, and routes. IPv4 and IPv6 go the same ways.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, RawFd};
 
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::sys::{Socket, protocols::NETLINK_ROUTE};
 use rtnetlink::{AddressMessageBuilder, RouteMessageBuilder};
 
 use super::netlink::{IfThere, Netlink};
@@ -90,6 +93,47 @@ impl Netlink {
                 finish(builder, index, onlink)
             }
         })
+    }
+}
+
+/// Tells that addresses of this network namespace changed, not which.
+#[derive(Debug)]
+pub struct AddressWatch {
+    socket: Socket,
+}
+
+impl AddressWatch {
+    /// Watches from now on. Its descriptor can be read when something has changed.
+    ///
+    /// # Errors
+    /// The kernel refuses the socket.
+    pub fn open() -> Result<AddressWatch> {
+        let mut socket = Socket::new(NETLINK_ROUTE).context("open a netlink socket")?;
+        socket.bind_auto().context("bind a netlink socket")?;
+        socket.set_non_blocking(true).context("make a netlink socket non-blocking")?;
+        for group in [libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR] {
+            socket.add_membership(group).context("subscribe to changes of addresses")?;
+        }
+        Ok(AddressWatch { socket })
+    }
+
+    /// Takes out all that was told. That messages were lost (ENOBUFS) is news as well.
+    pub fn drain(&self) {
+        let mut told = Vec::with_capacity(1 << 14);
+        loop {
+            told.clear();
+            match self.socket.recv_from(&mut told, 0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => return,
+                _ => {}
+            }
+        }
+    }
+}
+
+impl AsRawFd for AddressWatch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 }
 

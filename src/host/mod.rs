@@ -17,5 +17,6 @@ pub mod netlink;
 pub mod netns;
 pub mod own;
 pub mod process;
+pub mod run;
 pub mod socket;
 pub mod sysctl;

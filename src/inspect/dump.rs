@@ -387,6 +387,7 @@ fn class_name(class: PrefixClass) -> &'static str {
         PrefixClass::ServiceCidr => "service-cidr",
         PrefixClass::NodeAddress => "node-address",
         PrefixClass::LocalDetector => "local-detector",
+        PrefixClass::Held => "held",
     }
 }
 

@@ -168,6 +168,12 @@ fn narrowed(knobs: Knobs) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if !knobs.may_read_kernel {
+        lost.push(
+            "no bpf_probe_read_kernel (lockdown): every socket is looked up, also those that never dialled a Service"
+                .to_owned(),
+        );
+    }
     lost
 }
 

@@ -94,6 +94,14 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// An address that counts on its link alone.
+pub fn is_of_link(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
 /// Parses an address as kube-proxy does: surrounding white space is trimmed and leading zeros in
 /// IPv4 octets are decimal (SVC-13). `None` if it is no address.
 pub fn parse_ip(text: &str) -> Option<IpAddr> {

@@ -1,5 +1,6 @@
 //! This node, and what is configured about it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -36,4 +37,6 @@ pub struct HostFacts {
     pub local_detector: Vec<IpNet>,
     /// `masqueradeAll` (SNAT-5).
     pub masquerade_all: bool,
+    /// The addresses that interfaces hold, `kube-ipvs0` aside: a ClusterIP among them is left alone (DEC-5).
+    pub held: BTreeSet<IpAddr>,
 }

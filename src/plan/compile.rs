@@ -94,7 +94,12 @@ pub fn compile(world: &World, service: &ObjectName) -> Vec<(ServicePortName, Por
                 family,
             };
             let mut compiled = compile_port(world, object, port, family, &here);
-            compiled.frontends.push((FrontendKey::Active { addr: cluster_ip }, FrontendKind::ClusterIp));
+            if world.is_held(cluster_ip) {
+                // What a client dials there is for who holds it, on every port (DEC-5).
+                compiled.frontends.retain(|(_, kind)| *kind != FrontendKind::ClusterIp);
+            } else {
+                compiled.frontends.push((FrontendKey::Active { addr: cluster_ip }, FrontendKind::ClusterIp));
+            }
             compiled.frontends.sort_unstable();
             rows.push((name, compiled));
         }
@@ -107,10 +112,12 @@ pub fn compile(world: &World, service: &ObjectName) -> Vec<(ServicePortName, Por
 pub fn compile_node(world: &World) -> NodeRows {
     let host = world.host();
     let of_object = world.node().into_iter().flat_map(|node| &node.addresses);
-    let addresses = host.addresses.iter().chain(of_object);
+    let held = world.held();
+    let addresses = host.addresses.iter().chain(of_object).filter(|ip| !held.contains(ip));
     let class = |class| move |net: IpNet| Prefix { class, net: canonical(net) };
     let mut prefixes: Vec<Prefix> = world.service_cidrs().map(class(PrefixClass::ServiceCidr)).collect();
     prefixes.extend(addresses.map(|ip| IpNet::from(*ip)).map(class(PrefixClass::NodeAddress)));
+    prefixes.extend(held.iter().map(|ip| IpNet::from(*ip)).map(class(PrefixClass::Held)));
     prefixes.extend(host.local_detector.iter().copied().map(class(PrefixClass::LocalDetector)));
     prefixes.sort_unstable();
     prefixes.dedup();

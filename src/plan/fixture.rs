@@ -1,6 +1,6 @@
 //! Objects and rows for the tests of this room, in a few words each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use super::compile::{BackendWant, NodeRows, PortRows, compile, compile_node};
@@ -76,6 +76,7 @@ pub fn host() -> HostFacts {
         addresses: vec![ip("192.168.0.2")],
         local_detector: vec!["10.0.0.0/8".parse().unwrap()],
         masquerade_all: false,
+        held: BTreeSet::new(),
     }
 }
 

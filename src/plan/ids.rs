@@ -2,15 +2,11 @@
 //!
 //! A reader that has begun may hold what was unlinked a moment ago. So what is freed rests until a
 //! grace period that *began after* it was freed has ended (architecture, "Re-use waits for a proven
-//! grace period"); what nftables elements or fragments may carry rests for a time besides. The
-//! lowest free id is handed out first, so that tables stay dense, unless a certain one is wanted.
+//! grace period"). The lowest free id is handed out first, so that tables stay dense, unless a certain one is
+//! wanted.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
-use std::time::Duration;
-
-/// How long an id rests that nftables elements or fragments may carry.
-pub const CARRIED_REST: Duration = Duration::from_secs(60);
 
 /// A point in the order of grace periods: "after the n-th one began".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,7 +47,6 @@ impl Epochs {
 struct Resting<T> {
     what: T,
     since: Epoch,
-    until: Duration,
 }
 
 /// What was freed and may not be handed out yet.
@@ -59,15 +54,15 @@ struct Resting<T> {
 struct Quarantine<T>(VecDeque<Resting<T>>);
 
 impl<T: Copy> Quarantine<T> {
-    fn push(&mut self, what: T, since: Epoch, until: Duration) {
-        self.0.push_back(Resting { what, since, until });
+    fn push(&mut self, what: T, since: Epoch) {
+        self.0.push_back(Resting { what, since });
     }
 
     /// Takes out what nobody can hold any more.
-    fn release(&mut self, epochs: &Epochs, now: Duration) -> Vec<T> {
+    fn release(&mut self, epochs: &Epochs) -> Vec<T> {
         let mut free = Vec::new();
         self.0.retain(|resting| {
-            let over = epochs.is_over(resting.since) && resting.until <= now;
+            let over = epochs.is_over(resting.since);
             if over {
                 free.push(resting.what);
             }
@@ -180,17 +175,17 @@ impl IdPool {
         }
     }
 
-    /// Frees an id that readers may hold, unlinked at `since`; it rests at least until the time `until`.
-    pub fn retire(&mut self, id: u32, since: Epoch, until: Duration) {
+    /// Frees an id that readers may hold, unlinked at `since`.
+    pub fn retire(&mut self, id: u32, since: Epoch) {
         if self.handed_out(id) {
             self.unclaim(id);
-            self.resting.push(id, since, until);
+            self.resting.push(id, since);
         }
     }
 
     /// Makes free what nobody can hold any more.
-    pub fn release(&mut self, epochs: &Epochs, now: Duration) {
-        for id in self.resting.release(epochs, now) {
+    pub fn release(&mut self, epochs: &Epochs) {
+        for id in self.resting.release(epochs) {
             self.free(id);
         }
     }
@@ -309,12 +304,12 @@ impl RangePool {
 
     /// Frees a range that readers may hold, unlinked at `since`.
     pub fn retire(&mut self, range: Range, since: Epoch) {
-        self.resting.push(range, since, Duration::ZERO);
+        self.resting.push(range, since);
     }
 
     /// Makes free what nobody can hold any more.
-    pub fn release(&mut self, epochs: &Epochs, now: Duration) {
-        for range in self.resting.release(epochs, now) {
+    pub fn release(&mut self, epochs: &Epochs) {
+        for range in self.resting.release(epochs) {
             self.put_back(range);
         }
     }

@@ -102,6 +102,9 @@ pub fn resolve(tables: &dyn Lookup, flow: &Flow) -> Verdict {
         verdict.frontend_kind = Some(active.kind);
         return verdict;
     }
+    if tables.covers(PrefixClass::Held, addr) {
+        return Verdict::new(flow, Action::Pass, RuleSet::default().with(Rule::Dec5));
+    }
     if tables.covers(PrefixClass::ServiceCidr, addr) {
         return Verdict::new(flow, Action::Drop, RuleSet::default().with(Rule::Und2));
     }

@@ -32,7 +32,7 @@ rules! {
     Pol9 = "POL-9", Pol10 = "POL-10",
     Und1 = "UND-1", Und2 = "UND-2", Rej1 = "REJ-1", Rej2 = "REJ-2",
     Snat1 = "SNAT-1", Snat2 = "SNAT-2", Snat3 = "SNAT-3", Snat5 = "SNAT-5", Snat6 = "SNAT-6", Snat9 = "SNAT-9",
-    Aff1 = "AFF-1", Dec1 = "DEC-1",
+    Aff1 = "AFF-1", Dec1 = "DEC-1", Dec5 = "DEC-5",
 }
 
 /// A set of rules, kept as bits so that a row of the tables can carry it.

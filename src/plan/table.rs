@@ -207,6 +207,8 @@ pub enum PrefixClass {
     NodeAddress = 2,
     /// The local detector: sources in it are pods (SNAT-8).
     LocalDetector = 3,
+    /// A ClusterIP, or an address of a ServiceCIDR, that an interface of this node holds (DEC-5).
+    Held = 4,
 }
 
 /// A key of `bl_prefixes` (longest prefix within one class).

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,7 +95,8 @@ impl World {
             Event::ServiceCidrGone(name) => self.dirty.node |= self.cidrs.remove(&name).is_some(),
             Event::Host(facts) => {
                 if self.host != *facts {
-                    self.host = *facts;
+                    let before = mem::replace(&mut self.host, *facts);
+                    self.held_changed(&before.held);
                     self.node_changed(&self.host.node_name.clone());
                 }
             }
@@ -167,6 +169,21 @@ impl World {
         &self.host
     }
 
+    /// Whether an interface of this node holds a ClusterIP (DEC-5).
+    pub fn is_held(&self, cluster_ip: IpAddr) -> bool {
+        self.host.held.contains(&cluster_ip)
+    }
+
+    /// The addresses of interfaces of this node that are ClusterIPs, or in a ServiceCIDR (DEC-5).
+    pub fn held(&self) -> BTreeSet<IpAddr> {
+        let held = &self.host.held;
+        let in_cidr = |ip: &&IpAddr| self.service_cidrs().any(|net| net.contains(*ip));
+        let mut found: BTreeSet<IpAddr> = held.iter().filter(in_cidr).copied().collect();
+        let services = self.entries.values().filter_map(|entry| entry.service.as_deref());
+        found.extend(services.flat_map(cluster_ips).filter(|ip| held.contains(ip)));
+        found
+    }
+
     /// The networks of all ServiceCIDR objects (UND-2).
     pub fn service_cidrs(&self) -> impl Iterator<Item = IpNet> {
         self.cidrs.values().flatten().copied()
@@ -183,7 +200,10 @@ impl World {
         }
         let claims = claims_of(&service);
         self.dirty.services.insert(service.name.clone());
+        let held = &self.host.held;
+        self.dirty.node |= cluster_ips(&service).any(|ip| held.contains(&ip));
         let known = entry.service.replace(service);
+        self.dirty.node |= known.iter().flat_map(|known| cluster_ips(known)).any(|ip| held.contains(&ip));
         self.claim(known.as_deref(), claims);
     }
 
@@ -198,6 +218,7 @@ impl World {
             self.entries.remove(name);
         }
         self.dirty.services.insert(name.clone());
+        self.dirty.node |= cluster_ips(&known).any(|ip| self.host.held.contains(&ip));
         self.claim(Some(&known), Vec::new());
     }
 
@@ -234,11 +255,17 @@ impl World {
                 self.slice_owner.insert(key, service.clone());
             }
         }
-        if entry.service.is_some() {
+        let is_known = entry.service.is_some();
+        if is_known {
             self.dirty.services.insert(service.clone());
         }
         if let Some(time) = slice.triggered.0 {
-            self.triggers.entry(service).or_default().push((slice.family, time));
+            let times = self.triggers.entry(service).or_default();
+            if !is_known {
+                // Perhaps it comes, and perhaps it is another proxy's: one time is kept, not all there will be.
+                times.retain(|(family, _)| *family != slice.family);
+            }
+            times.push((slice.family, time));
         }
     }
 
@@ -261,6 +288,7 @@ impl World {
             self.dirty.services.insert(service);
         } else if entry.slices.is_empty() {
             self.entries.remove(&service);
+            self.triggers.remove(&service);
         }
     }
 
@@ -278,6 +306,22 @@ impl World {
         self.here = Some(here);
         let with_endpoints = |(_, entry): &(_, &Entry)| entry.service.is_some() && !entry.slices.is_empty();
         let concerned = self.entries.iter().filter(with_endpoints).map(|(name, _)| name.clone());
+        self.dirty.services.extend(concerned);
+    }
+
+    /// Interfaces gained or lost addresses: Services whose ClusterIPs are among these are looked at again (DEC-5).
+    fn held_changed(&mut self, before: &BTreeSet<IpAddr>) {
+        let changed: BTreeSet<IpAddr> = self.host.held.symmetric_difference(before).copied().collect();
+        if changed.is_empty() {
+            return;
+        }
+        let concerned = |(_, entry): &(_, &Entry)| {
+            entry
+                .service
+                .as_deref()
+                .is_some_and(|service| cluster_ips(service).any(|ip| changed.contains(&ip)))
+        };
+        let concerned = self.entries.iter().filter(concerned).map(|(name, _)| name.clone());
         self.dirty.services.extend(concerned);
     }
 
@@ -303,6 +347,10 @@ impl World {
         service.ingress.shrink_to_fit();
         service.source_ranges.shrink_to_fit();
     }
+}
+
+fn cluster_ips(service: &Service) -> impl Iterator<Item = IpAddr> {
+    Family::ALL.into_iter().filter_map(|family| service.cluster_ip(family))
 }
 
 #[cfg(test)]

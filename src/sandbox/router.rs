@@ -9,11 +9,11 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::tidy::{Estate, Made, RUN_DIR};
+use super::tidy::{Estate, Made};
 use crate::host::addrs::Route;
 use crate::host::netlink::Netlink;
 use crate::host::netns::Netns;
-use crate::host::sysctl;
+use crate::host::{run, sysctl};
 
 const BRIDGE: &str = "bl-fabric";
 /// The link of every namespace but the router's to the rest of the world.
@@ -171,8 +171,8 @@ fn use_cubic(netns: &Netns) -> Result<()> {
     if netns.run(|| sysctl::read(CONTROL))? == "cubic" {
         return Ok(());
     }
-    let one_at_a_time = File::open(RUN_DIR).with_context(|| format!("open {RUN_DIR}"))?;
-    one_at_a_time.lock().with_context(|| format!("lock {RUN_DIR}"))?;
+    let one_at_a_time = File::open(run::DIR).with_context(|| format!("open {}", run::DIR))?;
+    one_at_a_time.lock().with_context(|| format!("lock {}", run::DIR))?;
     let allowed = sysctl::read(ALLOWED)?;
     if allowed.split(' ').any(|name| name == "cubic") {
         return netns.run(|| sysctl::write(CONTROL, "cubic"));

@@ -17,10 +17,8 @@ use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::host::process::ProcessId;
-use crate::host::{cgroup, mount, netns};
+use crate::host::{cgroup, mount, netns, run};
 
-/// Where records lie; it goes when it is empty.
-pub const RUN_DIR: &str = "/run/beeline";
 const PREFIX: &str = "sandbox-";
 const RECORD: &str = "made";
 const LOCK: &str = "lock";
@@ -67,7 +65,7 @@ impl Estate {
         watch_signals()?;
         let own = ProcessId::own()?;
         let tag = format!("{}-{}-{}", own.pid, own.start_time, NUMBER.fetch_add(1, Ordering::Relaxed));
-        let dir = Path::new(RUN_DIR).join(format!("{PREFIX}{tag}"));
+        let dir = Path::new(run::DIR).join(format!("{PREFIX}{tag}"));
         make_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
         let lock =
             File::create(dir.join(LOCK)).with_context(|| format!("create the lock of {}", dir.display()))?;
@@ -151,11 +149,11 @@ impl Drop for Estate {
     }
 }
 
-/// Makes a directory in [`RUN_DIR`], which another process may remove as empty at any moment.
+/// Makes a directory in [`run::DIR`], which another process may remove as empty at any moment.
 fn make_dir(dir: &Path) -> io::Result<()> {
     let mut last = Ok(());
     for _ in 0..16 {
-        fs::create_dir_all(RUN_DIR)?;
+        fs::create_dir_all(run::DIR)?;
         last = fs::create_dir(dir);
         if !matches!(&last, Err(error) if error.kind() == io::ErrorKind::NotFound) {
             return last;
@@ -172,19 +170,19 @@ fn remove_dir(dir: &Path) -> Result<()> {
         _ => {}
     }
     // Refused while others have something there.
-    fs::remove_dir(RUN_DIR).ok();
+    fs::remove_dir(run::DIR).ok();
     Ok(())
 }
 
 /// Undoes what owners that are gone have left, and says whose that was.
 ///
 /// # Errors
-/// [`RUN_DIR`] cannot be read, or something could not be removed.
+/// [`run::DIR`] cannot be read, or something could not be removed.
 pub fn sweep() -> Result<Vec<ProcessId>> {
     let mut swept = Vec::new();
-    let entries = match fs::read_dir(RUN_DIR) {
+    let entries = match fs::read_dir(run::DIR) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(swept),
-        entries => entries.with_context(|| format!("read {RUN_DIR}"))?,
+        entries => entries.with_context(|| format!("read {}", run::DIR))?,
     };
     for entry in entries.flatten() {
         if let Some(owner) = owner_of(&entry.file_name().to_string_lossy())
@@ -194,8 +192,23 @@ pub fn sweep() -> Result<Vec<ProcessId>> {
             swept.push(owner);
         }
     }
-    fs::remove_dir(RUN_DIR).ok();
+    fs::remove_dir(run::DIR).ok();
     Ok(swept)
+}
+
+/// Every name on the machine that holds the tag of a sandbox: namespaces, cgroups, mounts, its folder.
+///
+/// # Errors
+/// The machine cannot be asked.
+pub fn remains(tag: &str) -> Result<Vec<String>> {
+    let mut names = netns::list()?;
+    names.extend(cgroup::children(&cgroup::root()?)?);
+    names.extend(mount::mounts()?.iter().map(|mount| mount.target.display().to_string()));
+    if let Ok(entries) = fs::read_dir(run::DIR) {
+        names.extend(entries.flatten().map(|entry| entry.path().display().to_string()));
+    }
+    names.retain(|name| name.contains(tag));
+    Ok(names)
 }
 
 fn owner_of(name: &str) -> Option<ProcessId> {
@@ -225,11 +238,11 @@ fn sweep_one(dir: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// Removes what agents of a sandbox have left in [`RUN_DIR`]: the state file of one that was killed,
+/// Removes what agents of a sandbox have left in [`run::DIR`]: the state file of one that was killed,
 /// known by the process it names, and logs of the verifier, known by the pins' path in their names.
 fn remove_traces(dir: &Path, made: &[Made]) -> Result<()> {
-    let tree = dir.to_string_lossy().trim_matches('/').replace('/', "_") + "_";
-    for entry in fs::read_dir(RUN_DIR).with_context(|| format!("read {RUN_DIR}"))?.flatten() {
+    let tree = run::name_of(dir) + "_";
+    for entry in fs::read_dir(run::DIR).with_context(|| format!("read {}", run::DIR))?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let of_ours = |thing: &Made| match thing {
             Made::Process(id) => name.ends_with(&format!(".{}.new", id.pid)) || describes(&entry.path(), *id),

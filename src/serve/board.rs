@@ -42,8 +42,8 @@ pub struct Told {
     pub is_eligible: bool,
     /// What health check node ports answer (HC-5).
     pub checks: BTreeMap<(ObjectName, Family), Check>,
-    /// Where health check node ports listen: on the node's addresses in these networks; on all, if there are none
-    /// (HC-2).
+    /// Where health check node ports listen: on the node's addresses in these networks; on all of a family, if there
+    /// are none of it (HC-2, NP-3).
     pub listen_in: Vec<IpNet>,
     /// Services that lack local endpoints (MET-7).
     pub lacking: BTreeMap<ObjectName, Lacking>,
@@ -139,6 +139,31 @@ impl Board {
         }
     }
 
+    /// Puts up what is known of Services that wait for rows, by family (SVC-7): a health check may count fewer
+    /// endpoints than before at once, so that a node whose tables are full is drained all the same, and more only
+    /// when they are programmed (HC-10).
+    pub fn waiting<'a>(&self, waiting: impl Iterator<Item = (&'a ObjectName, &'a Effect, [bool; 2])>) {
+        let mut told = self.told();
+        let mut moved = false;
+        for (service, effect, awaits) in waiting {
+            for family in Family::ALL {
+                let (key, wanted) = ((service.clone(), family), effect.checks[family.index()]);
+                moved |= match awaits[family.index()] {
+                    true => {
+                        if let Some(known) = told.checks.get_mut(&key) {
+                            known.local = known.local.min(wanted.map_or(0, |wanted| wanted.local));
+                        }
+                        false
+                    }
+                    false => told.set_check(key, wanted),
+                };
+            }
+        }
+        if moved {
+            self.moved.notify_one();
+        }
+    }
+
     /// Health check node ports listen in these networks now (HC-2).
     pub fn listen_in(&self, networks: Vec<IpNet>) {
         let mut told = self.told();
@@ -146,6 +171,11 @@ impl Board {
             told.listen_in = networks;
             self.moved.notify_one();
         }
+    }
+
+    /// Interfaces gained or lost addresses.
+    pub fn interfaces_changed(&self) {
+        self.moved.notify_one();
     }
 
     /// Waits until health check node ports came, went or moved.
@@ -189,12 +219,7 @@ impl Told {
         for (service, effect) in effects {
             self.kube_proxy.programmed(&effect.triggers, now);
             for (family, check) in Family::ALL.into_iter().zip(effect.checks) {
-                let key = (service.clone(), family);
-                let known = match check {
-                    Some(check) => self.checks.insert(key, check),
-                    None => self.checks.remove(&key),
-                };
-                moved |= known.map(|check| check.port) != check.map(|check| check.port);
+                moved |= self.set_check((service.clone(), family), check);
             }
             if effect.lacking == Lacking::default() {
                 self.lacking.remove(&service);
@@ -203,6 +228,15 @@ impl Told {
             }
         }
         moved
+    }
+
+    /// Returns whether the port came, went or moved.
+    fn set_check(&mut self, key: (ObjectName, Family), check: Option<Check>) -> bool {
+        let known = match check {
+            Some(check) => self.checks.insert(key, check),
+            None => self.checks.remove(&key),
+        };
+        known.map(|check| check.port) != check.map(|check| check.port)
     }
 
     /// Replaces the rows that are pending.

@@ -1,4 +1,4 @@
-//! `/healthz` and `/livez` (HLT-1 to HLT-7).
+//! `/healthz` and `/livez` (HLT-1 to HLT-7), and `/beeline/ready`, which kube-proxy has not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,11 +69,27 @@ impl Site {
     }
 }
 
+impl Site {
+    /// Whether this agent has brought the tables to what its source says, once. The other two hold one that
+    /// still starts to be healthy (HLT-3), and so a rollout whose agents never get a list would go on.
+    fn ready(&self) -> Answer {
+        let synced = self.board.told().synced;
+        let (code, text) = match synced {
+            true => (StatusCode::OK, "ready"),
+            false => {
+                (StatusCode::SERVICE_UNAVAILABLE, "starting: the tables do not hold the first lists yet")
+            }
+        };
+        plain(code, "text/plain; charset=utf-8", format!("{text}\n"))
+    }
+}
+
 impl Answers for Site {
     fn answer(&self, path: &str) -> Answer {
         match path {
             "/healthz" => self.probe(Probe::Healthz),
             "/livez" => self.probe(Probe::Livez),
+            "/beeline/ready" => self.ready(),
             _ => not_found(),
         }
     }

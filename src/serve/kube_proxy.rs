@@ -82,12 +82,12 @@ impl Kube {
         }
     }
 
-    /// Changes have come.
-    pub fn changed(&mut self, services: u64, slices: u64) {
+    /// Changes have come; whether anything is to be written for them (MET-4).
+    pub fn changed(&mut self, services: u64, slices: u64, is_pending: bool) {
         for (changes, count) in [(&mut self.service_changes, services), (&mut self.endpoint_changes, slices)]
         {
             changes.total += count;
-            changes.pending += count;
+            changes.pending += if is_pending { count } else { 0 };
         }
     }
 

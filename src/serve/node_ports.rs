@@ -1,6 +1,6 @@
 //! Health check node ports (HC-1 to HC-11): listeners that follow the board, each for one Service and family.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::http::{self, Answer, Answers, accept};
 use crate::cluster::events::{Event, Recorder};
 use crate::host::netlink::Netlink;
 use crate::host::socket;
-use crate::model::addr::Family;
+use crate::model::addr::{Family, is_of_link};
 use crate::model::names::ObjectName;
 
 /// A port that could not be had is tried again after this long, if nothing changes before (HC-8).
@@ -34,15 +34,18 @@ const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-we
 struct Ledger<T> {
     have: BTreeMap<Key, (u16, T)>,
     failed: BTreeMap<Key, u16>,
-    networks: Vec<IpNet>,
+    addresses: Addresses,
 }
 
 /// What the board asks for.
 #[derive(Clone, Debug, Default)]
 struct Wanted {
     ports: BTreeMap<Key, u16>,
-    networks: Vec<IpNet>,
+    addresses: Addresses,
 }
+
+/// Where to listen, by family (HC-2).
+type Addresses = [Vec<IpAddr>; 2];
 
 /// A port that could not be had.
 #[derive(Debug)]
@@ -56,31 +59,32 @@ struct Refused {
 
 impl<T> Ledger<T> {
     fn new() -> Ledger<T> {
-        Ledger { have: BTreeMap::new(), failed: BTreeMap::new(), networks: Vec::new() }
+        Ledger { have: BTreeMap::new(), failed: BTreeMap::new(), addresses: Addresses::default() }
     }
 
     /// Takes out what is not wanted at its place any more. It is to be closed before anything is opened,
     /// which may be at the same place.
     fn leave(&mut self, wanted: &Wanted) -> Vec<T> {
-        let stays = self.networks == wanted.networks;
-        if !stays {
-            self.failed.clear();
-            self.networks.clone_from(&wanted.networks);
-        }
-        let goes = |key: &Key, port: &u16| !stays || wanted.ports.get(key) != Some(port);
+        let stays = Family::ALL.map(|at| self.addresses[at.index()] == wanted.addresses[at.index()]);
+        self.failed.retain(|key, _| stays[key.1.index()]);
+        self.addresses.clone_from(&wanted.addresses);
+        let goes = |key: &Key, port: &u16| !stays[key.1.index()] || wanted.ports.get(key) != Some(port);
         self.have.extract_if(.., |key, (port, _)| goes(key, port)).map(|(_, (_, server))| server).collect()
     }
 
     /// Opens what is missing. Returns what was refused.
-    fn open(&mut self, wanted: Wanted, open: impl Fn(&[IpNet], &Key, u16) -> Result<T>) -> Vec<Refused> {
+    fn open(&mut self, wanted: Wanted, open: impl Fn(&[IpAddr], &Key, u16) -> Result<T>) -> Vec<Refused> {
         let mut failed = BTreeMap::new();
         let mut refused = Vec::new();
         for (key, port) in wanted.ports {
             if self.have.contains_key(&key) {
                 continue;
             }
-            match open(&self.networks, &key, port) {
-                Ok(server) => drop(self.have.insert(key, (port, server))),
+            match open(&self.addresses[key.1.index()], &key, port) {
+                Ok(server) => {
+                    tracing::info!("health check of Service {}, {}: on port {port}", key.0, key.1);
+                    self.have.insert(key, (port, server));
+                }
                 Err(error) => {
                     let is_new = self.failed.get(&key) != Some(&port);
                     failed.insert(key.clone(), port);
@@ -107,12 +111,21 @@ pub struct Ports {
 /// Keeps the listeners as the board wants them, for ever.
 pub async fn follow(ports: Ports) {
     let mut ledger: Ledger<JoinSet<()>> = Ledger::new();
+    let mut lost = None;
     loop {
-        let wanted = ports.wanted();
+        let interfaces = interfaces().unwrap_or_else(|error| {
+            let error = format!("{error:#}");
+            if lost.as_ref() != Some(&error) {
+                tracing::warn!("health check node ports listen where they did: {error}");
+            }
+            lost = Some(error);
+            ledger.addresses.concat()
+        });
+        let wanted = ports.wanted(&interfaces);
         for mut server in ledger.leave(&wanted) {
             server.shutdown().await;
         }
-        let refused = ledger.open(wanted, |networks, key, port| open(&ports, networks, key, port));
+        let refused = ledger.open(wanted, |addresses, key, port| open(&ports, addresses, key, port));
         for Refused { key, port, error, is_new } in refused {
             ports.report(&key.0, port, &error, is_new);
         }
@@ -131,10 +144,11 @@ pub async fn follow(ports: Ports) {
 
 impl Ports {
     /// What the board asks for.
-    fn wanted(&self) -> Wanted {
+    fn wanted(&self, interfaces: &[IpAddr]) -> Wanted {
         let told = self.board.told();
         let ports = told.checks.iter().map(|(key, check)| (key.clone(), check.port));
-        Wanted { ports: ports.collect(), networks: told.listen_in.clone() }
+        let addresses = Family::ALL.map(|family| addresses(&told.listen_in, interfaces, family));
+        Wanted { ports: ports.collect(), addresses }
     }
 
     /// Tells of a port that cannot be had: the log once, the events as often as they let through.
@@ -151,10 +165,10 @@ impl Ports {
 
 /// Listens for one Service in one family, on all its addresses or on none. What it returns serves until it is
 /// dropped.
-fn open(ports: &Ports, networks: &[IpNet], key: &Key, port: u16) -> Result<JoinSet<()>> {
+fn open(ports: &Ports, addresses: &[IpAddr], key: &Key, port: u16) -> Result<JoinSet<()>> {
     let mut listeners = Vec::new();
-    for ip in addresses(networks, key.1)? {
-        let addr = SocketAddr::new(ip, port);
+    for ip in addresses {
+        let addr = SocketAddr::new(*ip, port);
         let listener = socket::listen_on(addr).map_err(std::io::Error::from).and_then(TcpListener::from_std);
         listeners.push(listener.with_context(|| format!("listen on {addr}"))?);
     }
@@ -167,16 +181,24 @@ fn open(ports: &Ports, networks: &[IpNet], key: &Key, port: u16) -> Result<JoinS
     Ok(servers)
 }
 
-/// The addresses to listen on, in one family (HC-2).
-fn addresses(networks: &[IpNet], family: Family) -> Result<Vec<IpAddr>> {
-    if networks.is_empty() {
-        return Ok(vec![match family {
+/// The addresses to listen on, in one family (HC-2): those of interfaces in its networks; without one, or with
+/// one that is everything, all there are and will be (NP-3).
+fn addresses(networks: &[IpNet], interfaces: &[IpAddr], family: Family) -> Vec<IpAddr> {
+    let of_family: Vec<_> = networks.iter().filter(|net| Family::of(net.addr()) == family).collect();
+    if of_family.is_empty() || of_family.iter().any(|net| net.prefix_len() == 0) {
+        return vec![match family {
             Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
             Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
-        }]);
+        }];
     }
-    let ours = Netlink::open()?.addresses()?.into_iter().map(|address| address.net.addr());
-    Ok(ours.filter(|ip| Family::of(*ip) == family && networks.iter().any(|net| net.contains(ip))).collect())
+    interfaces.iter().filter(|ip| of_family.iter().any(|net| net.contains(*ip))).copied().collect()
+}
+
+/// The addresses of interfaces, each once. One of a link alone cannot be listened on without naming that link.
+fn interfaces() -> Result<Vec<IpAddr>> {
+    let addresses = Netlink::open()?.addresses()?.into_iter().map(|address| address.net.addr());
+    let addresses: BTreeSet<IpAddr> = addresses.filter(|ip| !is_of_link(*ip)).collect();
+    Ok(addresses.into_iter().collect())
 }
 
 /// The one page of a port, whatever is asked (HC-3).
@@ -244,16 +266,16 @@ mod tests {
         assert!(body(ill).contains("\"serviceProxyHealthy\": false"));
     }
 
-    fn wanted(pairs: &[(&str, u16)], networks: &[&str]) -> Wanted {
+    fn wanted(pairs: &[(&str, u16)], addresses: &[&str]) -> Wanted {
         Wanted {
             ports: pairs.iter().map(|(name, port)| (key(name), *port)).collect(),
-            networks: networks.iter().map(|net| net.parse().unwrap()).collect(),
+            addresses: [addresses.iter().map(|ip| ip.parse().unwrap()).collect(), Vec::new()],
         }
     }
 
     /// Ports up to 9 are taken. Returns what was refused as news, an exclamation mark after it, or again.
     fn refused(ledger: &mut Ledger<()>, wanted: Wanted) -> String {
-        let open = |_: &[IpNet], _: &Key, port: u16| {
+        let open = |_: &[IpAddr], _: &Key, port: u16| {
             anyhow::ensure!(port > 9, "taken");
             Ok(())
         };
@@ -269,14 +291,14 @@ mod tests {
         // HC-8
         let mut ledger = Ledger::new();
         let mut refused = |pairs: &[(&str, u16)], net: &str| refused(&mut ledger, wanted(pairs, &[net]));
-        let net = "10.0.0.0/8";
+        let net = "10.0.0.1";
         assert_eq!(refused(&[("a", 1), ("b", 10)], net), "a1! ");
         assert_eq!(refused(&[("a", 1), ("b", 2)], net), "a1 b2! ");
         assert_eq!(refused(&[("b", 2)], net), "b2 ");
         assert_eq!(refused(&[("a", 1), ("b", 2)], net), "a1! b2 ", "it was given up meanwhile");
         assert_eq!(refused(&[("a", 3), ("b", 10)], net), "a3! ");
         assert_eq!(refused(&[("a", 3), ("b", 2)], net), "a3 b2! ", "it was had meanwhile");
-        assert_eq!(refused(&[("a", 3)], "11.0.0.0/8"), "a3! ", "elsewhere");
+        assert_eq!(refused(&[("a", 3)], "11.0.0.1"), "a3! ", "elsewhere");
     }
 
     #[test]
@@ -300,18 +322,21 @@ mod tests {
     }
 
     #[test]
-    fn without_networks_a_port_is_on_all_addresses_of_its_family() {
-        // HC-2
-        let at = |networks: &[&str], family| {
+    fn a_port_is_where_node_ports_are() {
+        // HC-2, NP-3
+        let interfaces = ["127.0.0.1", "10.0.0.1", "10.0.0.2", "192.168.0.1", "::1", "fd00::1"];
+        let interfaces = interfaces.map(|ip| ip.parse().unwrap());
+        let at = |networks: &[&str]| {
             let networks: Vec<_> = networks.iter().map(|net| net.parse().unwrap()).collect();
-            addresses(&networks, family).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>()
+            let shown =
+                |family| addresses(&networks, &interfaces, family).iter().map(ToString::to_string).collect();
+            Family::ALL.map(shown).map(|texts: Vec<String>| texts.join(" "))
         };
-        assert_eq!(at(&[], Family::V4), ["0.0.0.0"]);
-        assert_eq!(at(&[], Family::V6), ["::"]);
-        let all = ["127.0.0.0/8", "::1/128"];
-        assert_eq!(at(&all, Family::V4), ["127.0.0.1"]);
-        assert_eq!(at(&all, Family::V6), ["::1"]);
-        assert_eq!(at(&["203.0.113.0/24"], Family::V4), [""; 0], "nobody has these");
+        assert_eq!(at(&[]), ["0.0.0.0", "::"]);
+        assert_eq!(at(&["10.0.0.0/8", "fd00::/8"]), ["10.0.0.1 10.0.0.2", "fd00::1"]);
+        assert_eq!(at(&["192.168.0.1/32"]), ["192.168.0.1", "::"], "a family without a network has all");
+        assert_eq!(at(&["10.0.0.0/8", "0.0.0.0/0", "::/0"]), ["0.0.0.0", "::"], "everything is everything");
+        assert_eq!(at(&["203.0.113.0/24", "::1/128"]), ["", "::1"], "nobody has these yet");
     }
 
     #[test]
@@ -320,8 +345,8 @@ mod tests {
         let mut ledger = Ledger::new();
         let step = |ledger: &mut Ledger<()>, pairs: &[(&str, u16)], net: &str| {
             let opened = std::cell::RefCell::new(String::new());
-            let open = |networks: &[IpNet], key: &Key, port: u16| {
-                *opened.borrow_mut() += &format!("{}{port} in {} ", key.0.name, networks[0]);
+            let open = |addresses: &[IpAddr], key: &Key, port: u16| {
+                *opened.borrow_mut() += &format!("{}{port} at {} ", key.0.name, addresses[0]);
                 Ok(())
             };
             let wanted = wanted(pairs, &[net]);
@@ -329,11 +354,11 @@ mod tests {
             assert!(ledger.open(wanted, open).is_empty());
             opened.into_inner()
         };
-        let net = "10.0.0.0/8";
-        assert_eq!(step(&mut ledger, &[("a", 11), ("b", 12)], net), "a11 in 10.0.0.0/8 b12 in 10.0.0.0/8 ");
-        assert_eq!(step(&mut ledger, &[("a", 11), ("b", 13)], net), "b13 in 10.0.0.0/8 ");
+        let net = "10.0.0.1";
+        assert_eq!(step(&mut ledger, &[("a", 11), ("b", 12)], net), "a11 at 10.0.0.1 b12 at 10.0.0.1 ");
+        assert_eq!(step(&mut ledger, &[("a", 11), ("b", 13)], net), "b13 at 10.0.0.1 ");
         assert_eq!(step(&mut ledger, &[("b", 13)], net), "");
         assert_eq!(ledger.have.len(), 1);
-        assert_eq!(step(&mut ledger, &[("b", 13)], "11.0.0.0/8"), "b13 in 11.0.0.0/8 ", "the node moved");
+        assert_eq!(step(&mut ledger, &[("b", 13)], "11.0.0.1"), "b13 at 11.0.0.1 ", "the node moved");
     }
 }

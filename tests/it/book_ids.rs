@@ -1,13 +1,10 @@
 //! Ids and slots: lowest first, at rest between two owners, joined again when they are free.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use beeline::plan::ids::{CARRIED_REST, Epochs, IdPool, Range, RangePool};
+use beeline::plan::ids::{Epochs, IdPool, Range, RangePool};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-
-const NOW: Duration = Duration::ZERO;
 
 fn grace(epochs: &mut Epochs) {
     let period = epochs.begin();
@@ -20,12 +17,12 @@ fn the_lowest_free_id_comes_first() {
     assert_eq!([(); 5].map(|()| pool.take()), [1, 2, 3, 4, 5].map(Some));
     assert_eq!(pool.take(), None);
     for id in [4, 2] {
-        pool.retire(id, epochs.now(), NOW);
+        pool.retire(id, epochs.now());
     }
-    pool.release(&epochs, NOW);
+    pool.release(&epochs);
     assert_eq!((pool.take(), pool.used()), (None, 5));
     grace(&mut epochs);
-    pool.release(&epochs, NOW);
+    pool.release(&epochs);
     assert_eq!((pool.used(), pool.take(), pool.take(), pool.take()), (3, Some(2), Some(4), None));
     pool.set_limit(7);
     assert_eq!((pool.take(), pool.take()), (Some(6), None));
@@ -36,26 +33,13 @@ fn only_a_grace_period_that_began_later_frees() {
     let (mut pool, mut epochs) = (IdPool::new(0, 1), Epochs::default());
     pool.take();
     let running = epochs.begin();
-    pool.retire(0, epochs.now(), NOW);
+    pool.retire(0, epochs.now());
     epochs.end(running);
-    pool.release(&epochs, NOW);
+    pool.release(&epochs);
     assert_eq!(pool.take(), None, "a reader may have begun before the id was freed and after the period");
     assert!(pool.awaits_grace(&epochs));
     grace(&mut epochs);
-    pool.release(&epochs, NOW);
-    assert_eq!(pool.take(), Some(0));
-}
-
-#[test]
-fn what_others_carry_rests_a_minute_besides() {
-    let (mut pool, mut epochs) = (IdPool::new(0, 1), Epochs::default());
-    pool.take();
-    pool.retire(0, epochs.now(), NOW + CARRIED_REST);
-    grace(&mut epochs);
-    pool.release(&epochs, Duration::from_secs(59));
-    assert_eq!(pool.take(), None);
-    assert!(!pool.awaits_grace(&epochs), "another grace period would not help");
-    pool.release(&epochs, Duration::from_secs(60));
+    pool.release(&epochs);
     assert_eq!(pool.take(), Some(0));
 }
 
@@ -74,11 +58,11 @@ fn an_id_that_is_wanted_is_given_while_it_is_free() {
     assert_eq!([(); 3].map(|()| pool.take()), [Some(2), Some(3), None], "what was given is passed over");
     assert_eq!(pool.used(), 5);
     for id in [4, 2] {
-        pool.retire(id, epochs.now(), NOW);
+        pool.retire(id, epochs.now());
     }
     assert_eq!(pool.take_near([4, 2].into_iter()), None, "at rest");
     grace(&mut epochs);
-    pool.release(&epochs, NOW);
+    pool.release(&epochs);
     assert_eq!((pool.used(), pool.take_near([4].into_iter())), (3, Some(4)));
     pool.put_back(4);
     assert_eq!([(); 3].map(|()| pool.take()), [Some(2), Some(4), None], "each once, however it came back");
@@ -94,7 +78,7 @@ fn slots_are_cut_to_size_and_joined() {
     pool.retire(ranges[1], epochs.now());
     assert_eq!(pool.take(1), None);
     grace(&mut epochs);
-    pool.release(&epochs, NOW);
+    pool.release(&epochs);
     assert_eq!(pool.take(6), Some(Range { base: 0, len: 6 }));
     pool.set_limit(12);
     assert_eq!(pool.take(2), Some(Range { base: 10, len: 2 }));
@@ -136,7 +120,7 @@ fn random_sizes_never_overlap_and_waste_little() {
             }
             if step % 10 == 0 {
                 grace(&mut epochs);
-                pool.release(&epochs, NOW);
+                pool.release(&epochs);
             }
             most = most.max(pool.used());
         }
@@ -145,7 +129,7 @@ fn random_sizes_never_overlap_and_waste_little() {
             pool.put_back(Range { base, len });
         }
         grace(&mut epochs);
-        pool.release(&epochs, NOW);
+        pool.release(&epochs);
         assert_eq!(
             pool.take(1 << 20),
             Some(Range { base: 0, len: 1 << 20 }),

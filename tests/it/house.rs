@@ -124,6 +124,10 @@ fn files_of(src: &Path, room: &str) -> Vec<PathBuf> {
 
 /// Why a line of a room's code breaks the rules, if it does.
 fn offence(room: &Room, code: &str) -> Option<String> {
+    // What it names would stand on lines of their own, unseen.
+    if code.contains("crate::{") && !code.contains('}') {
+        return Some("a use of several rooms stands on one line, or is several".to_owned());
+    }
     for used in rooms_named(code) {
         let known = ROOMS.iter().any(|r| r.name == used);
         if known && used != room.name && !room.uses.contains(&used.as_str()) {

@@ -10,6 +10,7 @@ use beeline::inspect::view::Hook;
 const NET_ADMIN: u64 = 1 << 12;
 const SYS_ADMIN: u64 = 1 << 21;
 const SYS_RESOURCE: u64 = 1 << 24;
+const PERFMON: u64 = 1 << 38;
 const BPF: u64 = 1 << 39;
 
 /// A node where all is well and the agent runs.
@@ -20,6 +21,7 @@ fn healthy() -> Facts {
         btf: true,
         cgroup: Cgroup {
             root: Some(PathBuf::from("/sys/fs/cgroup")),
+            refused: None,
             whole: true,
             net_classes: Vec::new(),
             both_in_socket: true,
@@ -139,9 +141,10 @@ fn a_machine_where_nothing_is_possible_is_told_feature_by_feature() {
 type Case = (&'static str, fn(&mut Facts), State, bool);
 
 const CASES: &[Case] = &[
-    ("privileges", |f| f.capabilities = Some(BPF | NET_ADMIN), State::Narrowed, true),
-    ("privileges", |f| f.capabilities = Some(SYS_ADMIN), State::Narrowed, true),
-    ("privileges", |f| f.capabilities = Some(BPF), State::Missing, false),
+    // `run` refuses to start with less than both (root::container::the_agent_needs_each_of_its_capabilities).
+    ("privileges", |f| f.capabilities = Some(BPF | PERFMON | NET_ADMIN), State::Missing, false),
+    ("privileges", |f| f.capabilities = Some(SYS_ADMIN), State::Missing, false),
+    ("privileges", |f| f.capabilities = Some(SYS_ADMIN | NET_ADMIN), State::Ok, true),
     ("privileges", |f| f.capabilities = None, State::Failed, true),
     ("bpf-syscall", |f| f.bpf = no(libc::ENOSYS), State::Missing, false),
     ("bpf-syscall", |f| f.bpf = no(libc::EPERM), State::Failed, false),
@@ -161,6 +164,7 @@ const CASES: &[Case] = &[
     ("set-retval", |f| f.features[1].found = no(libc::EINVAL), State::Narrowed, true),
     ("kube-proxy", |f| f.kube_proxy = Ok(vec!["nft table kube-proxy".to_owned()]), State::Narrowed, true),
     ("pins", |f| f.pins = Pins::OtherLayout, State::Narrowed, true),
+    ("pins", |f| f.pins = Pins::Denied("permission denied".to_owned()), State::Failed, true),
     ("pins", |f| f.pins = Pins::Unusable("bl_slots is missing".to_owned()), State::Failed, true),
     ("links", |f| f.hooks[1].attached = false, State::Failed, false),
     ("links", |f| f.hooks.clear(), State::Failed, true),
@@ -177,6 +181,22 @@ fn each_change_of_a_healthy_machine_is_seen_by_its_check() {
         let (finding, can) = judge(check, change);
         assert_eq!((finding.state, can), (*state, *can_run), "case {at}: {finding:#?}");
     }
+}
+
+/// Cleaning up ends what works, because of a user who may not look.
+#[test]
+fn who_may_not_read_the_tables_is_not_told_to_remove_them() {
+    let (finding, _) = judge("pins", |f| f.pins = Pins::Denied("permission denied".to_owned()));
+    assert_eq!(finding.next, "run as root");
+}
+
+#[test]
+fn a_cgroup_root_that_is_none_is_named() {
+    let (finding, can) = judge("cgroup2", |f| {
+        (f.cgroup.root, f.cgroup.refused) = (None, Some(PathBuf::from("/nope")));
+    });
+    assert_eq!((finding.state, can), (State::Missing, false));
+    assert!(finding.found.contains("/nope"), "{finding:?}");
 }
 
 #[test]

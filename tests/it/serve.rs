@@ -135,6 +135,18 @@ fn pages_of_the_metrics_port_are_those_of_kube_proxy() {
     assert_eq!(get(iptables.metrics, "/configz").body, r#"{"kubeproxy.config.k8s.io":{}}"#);
 }
 
+/// kube-proxy holds that a proxy which starts is healthy (HLT-3): a rollout must not.
+#[test]
+fn an_agent_is_ready_once_the_tables_hold_its_first_lists() {
+    let served = Served::ready(|_| ());
+    served.board.told().synced = false;
+    let starting = get(served.health, "/beeline/ready");
+    assert_eq!((starting.status(), starting.body.starts_with("starting")), (503, true), "{}", starting.body);
+    assert_eq!(get(served.health, "/livez").status(), 200);
+    served.board.told().synced = true;
+    assert_eq!(get(served.health, "/beeline/ready").status(), 200);
+}
+
 #[test]
 fn health_is_answered_as_kube_proxy_does_and_counted() {
     // HLT-1, HLT-2, HLT-4, HLT-7
@@ -379,12 +391,38 @@ fn health_check_node_ports_move_to_where_the_node_is() {
     let six = SocketAddr::new("::1".parse().unwrap(), at.port());
     served.follow(effect(at.port(), [Some(2), Some(1)]));
     until("the other family", || TcpStream::connect(six).is_ok());
-    served.board.listen_in(vec!["::1/128".parse().unwrap()]);
+    let nets = |nets: [&str; 2]| nets.map(|net| net.parse().unwrap()).to_vec();
+    served.board.listen_in(nets(["203.0.113.0/24", "::1/128"]));
     until("it is closed where the node is not", || TcpStream::connect(at).is_err());
     until("the other family stays", || TcpStream::connect(six).is_ok());
-    served.board.listen_in(vec!["127.0.0.1/32".parse().unwrap()]);
+    served.board.listen_in(nets(["127.0.0.1/32", "2001:db8::/64"]));
     until("it is back", || TcpStream::connect(at).is_ok() && TcpStream::connect(six).is_err());
     assert!(served.events.lock().unwrap().is_empty(), "nobody was in the way");
+}
+
+#[test]
+fn a_service_that_waits_for_rows_is_drained_and_counts_no_more_than_before() {
+    // HC-10, SVC-7
+    let served = Served::ready(|_| ());
+    let at = free_address();
+    served.follow(effect(at.port(), [Some(2), None]));
+    until("the listener", || TcpStream::connect(at).is_ok());
+    let count = || {
+        let answer = get(at, "/");
+        (answer.status(), answer.header("X-Load-Balancing-Endpoint-Weight").map(str::to_owned))
+    };
+    let waiting = |local| {
+        let effects = effect(at.port(), local);
+        let (service, effect) = &effects[0];
+        served.board.waiting([(service, effect, [true, false])].into_iter());
+    };
+    waiting([Some(5), Some(3)]);
+    assert_eq!(count(), (200, Some("2".into())), "more are not programmed yet");
+    until("the family that waits for nothing", || TcpStream::connect(("::1", at.port())).is_ok());
+    waiting([Some(0), Some(3)]);
+    assert_eq!(count(), (503, Some("0".into())), "that they are gone needs no row");
+    served.follow(effect(at.port(), [Some(5), Some(3)]));
+    assert_eq!(count(), (200, Some("5".into())));
 }
 
 #[test]
@@ -430,9 +468,11 @@ fn what_happens_shows_in_the_metrics_of_kube_proxy() {
     let metric = |name: &str| sample(&get(served.metrics, "/metrics").body, name).unwrap();
     let programming = |what: &str| metric(&format!("kubeproxy_network_programming_duration_seconds_{what}"));
     let now = served.board.now();
-    served.board.told().kube_proxy.changed(2, 3);
+    served.board.told().kube_proxy.changed(2, 3, true);
     served.board.told().queued(now);
-    assert_eq!(metric("kubeproxy_sync_proxy_rules_endpoint_changes_pending"), 3.0);
+    served.board.told().kube_proxy.changed(0, 4, false);
+    assert_eq!(metric("kubeproxy_sync_proxy_rules_endpoint_changes_pending"), 3.0, "what changes nothing");
+    assert_eq!(metric("kubeproxy_sync_proxy_rules_endpoint_changes_total"), 7.0);
     assert_eq!(metric(r#"kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"}"#), 0.0);
     let mut effects = effect(0, [None, None]);
     let ago = |seconds: u64| (Family::V6, now.wall - Duration::from_secs(seconds));

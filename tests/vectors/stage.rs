@@ -113,6 +113,7 @@ impl<'a> Stage<'a> {
             addresses: self.node.ips.clone(),
             local_detector: self.config.local_detector_cidrs.clone(),
             masquerade_all: self.config.masquerade_all,
+            ..HostFacts::default()
         };
         self.world.apply(Event::Host(Box::new(host)));
         let text = self.list().to_string();

@@ -6,6 +6,7 @@ mod stage;
 mod voice;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -54,9 +55,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     voice.act("The end")?;
     let Stage { agents, client, web, node, sandbox, .. } = stage;
+    let tag = sandbox.tag().to_owned();
     drop((agents, client, web, node));
     sandbox.close()?;
-    voice.claim(true, "everything was removed: namespaces, cgroups, programs, pins")?;
+    let left = tidy::remains(&tag)?;
+    voice.claim(left.is_empty(), "everything was removed: namespaces, cgroups, mounts with their pins")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -143,7 +146,13 @@ fn lose_all(voice: &Voice, stage: &Stage) -> Result<()> {
     stage.endpoints_without(&["10.244.", "fd00:10:244:"])?;
     if stage.refuses {
         stage.until(WEB, "the Service refuses", refused)?;
-        voice.claim(true, "connect() says ECONNREFUSED, at once, without a packet")?;
+        let before = sent_segments(stage)?;
+        let report = stage.get(WEB)?;
+        let is_silent = sent_segments(stage)? == before;
+        voice.claim(
+            refused(&report) && is_silent,
+            "connect() says ECONNREFUSED, and not a packet leaves the pod",
+        )?;
     } else {
         stage.until(WEB, "nobody answers", |report| report.reply.is_none())?;
         voice.claim(true, "nobody answers; refusing is left to the packet path on this kernel")?;
@@ -154,6 +163,16 @@ fn lose_all(voice: &Voice, stage: &Stage) -> Result<()> {
         true,
         &format!("the backends come back: served again {:.1} ms after rename(2)", took.as_secs_f64() * 1e3),
     )
+}
+
+/// How many segments the client's namespace has sent, resets included.
+fn sent_segments(stage: &Stage) -> Result<u64> {
+    let file = format!("/proc/{}/net/snmp", stage.client.pid());
+    let text = fs::read_to_string(&file).with_context(|| format!("read {file}"))?;
+    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:")).map(str::split_whitespace);
+    let (names, values) = lines.next().zip(lines.next()).with_context(|| format!("no line Tcp in {file}"))?;
+    let sent = names.zip(values).find(|(name, _)| *name == "OutSegs").map(|(_, value)| value.parse());
+    Ok(sent.with_context(|| format!("no OutSegs in {file}"))??)
 }
 
 /// The agent dies, and nobody notices.

@@ -54,11 +54,15 @@ impl Answer {
     /// The answer in words, a line each; `wide` shows every backend.
     pub fn text(&self, wide: bool) -> String {
         let known = |text: Option<&str>| text.unwrap_or("-").to_owned();
+        let path = match self.path {
+            Some("packet") => "packet (this version serves sockets alone)".to_owned(),
+            path => known(path),
+        };
         let mut lines = vec![
             ("service", known(self.service.as_deref())),
             ("frontend", known(self.frontend_kind)),
             ("action", self.action.to_owned()),
-            ("path", known(self.path)),
+            ("path", path),
         ];
         if self.action == Action::Forward.name() {
             lines.extend(self.shown_backends(wide));

@@ -1,5 +1,6 @@
 //! The tables that manifests would give: no root, no kernel.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,6 @@ use ipnet::IpNet;
 use crate::cluster::manifest::{FileProblem, load};
 use crate::config::kube_proxy::{self, Detector};
 use crate::config::{primary_ip, with_primary};
-use crate::model::addr::parse_ip;
 use crate::model::event::Event;
 use crate::model::node::HostFacts;
 use crate::plan::book::{Book, Changes};
@@ -30,21 +30,21 @@ pub struct NodeArgs {
     #[arg(long, requires = "manifests")]
     pub zone: Option<String>,
     /// The node's addresses, the first of a family being the primary one
-    #[arg(long, value_name = "IP,…", value_delimiter = ',', value_parser = ip, requires = "manifests")]
+    #[arg(long, value_name = "IP,…", value_delimiter = ',', value_parser = crate::cli::ip, requires = "manifests")]
     pub node_ip: Vec<IpAddr>,
     /// A KubeProxyConfiguration, for the local detector, masqueradeAll, hostnameOverride and bindAddress
     #[arg(long, value_name = "FILE", requires = "manifests")]
     pub config: Option<PathBuf>,
     /// The pods' networks, one of a family counts: what the local detector calls a pod
-    #[arg(long, value_name = "CIDR,…", requires = "manifests", conflicts_with = "config")]
+    #[arg(long, value_name = "CIDR,…", value_parser = cidrs, requires = "manifests", conflicts_with = "config")]
     pub cluster_cidr: Option<String>,
     /// Masquerade everything that goes to a ClusterIP
     #[arg(long, requires = "manifests", conflicts_with = "config")]
     pub masquerade_all: bool,
 }
 
-fn ip(text: &str) -> Result<IpAddr, String> {
-    parse_ip(text).ok_or_else(|| format!("'{text}' is no IP address"))
+fn cidrs(text: &str) -> Result<String, String> {
+    kube_proxy::cluster_cidrs(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// The tables that the agent would fill from these manifests.
@@ -60,9 +60,16 @@ impl Offline {
     /// Reads manifests and configuration, and fills tables in memory.
     ///
     /// # Errors
-    /// A file cannot be read, or the configuration cannot be used.
+    /// A file cannot be read, nothing in the manifests can, or the configuration cannot be used.
     pub fn load(path: &Path, args: &NodeArgs) -> Result<Offline> {
         let (events, problems) = load(path)?;
+        // What is not there would be an answer like another.
+        let holds_nothing = events.iter().all(|event| matches!(event, Event::Synced));
+        if let Some(problem) = problems.first()
+            && holds_nothing
+        {
+            bail!("there is no object in it that can be read: {problem}");
+        }
         let config = args.rules()?;
         let mut world = World::new();
         let mut facts = HostFacts {
@@ -77,6 +84,8 @@ impl Offline {
             addresses: with_primary(args.node_ip.clone(), config.primary_ip),
             local_detector: Vec::new(),
             masquerade_all: config.masquerade_all,
+            // Manifests know no interfaces.
+            held: BTreeSet::new(),
         };
         world.apply(Event::Host(Box::new(facts.clone())));
         events.into_iter().for_each(|event| world.apply(event));
@@ -254,6 +263,21 @@ spec: {podCIDRs: [10.0.0.0/24]}
         assert_eq!(of_node("10.0.0.7", &[]), ["10.0.0.7/32"]);
         assert_eq!(of_node("10.0.0.7", &["10.0.0.8", "10.0.0.7"]), ["10.0.0.7/32", "10.0.0.8/32"]);
         assert_eq!(of_node("0.0.0.0", &["10.0.0.8"]), ["10.0.0.8/32"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_at_all_is_an_error_and_no_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.yaml");
+        for text in ["kind: Servce\napiVersion: v1\nmetadata: {name: a}\n", "a: [b\n", "root:x:0:0\n"] {
+            fs::write(&file, text).unwrap();
+            let loaded = Offline::load(&file, &NodeArgs::default());
+            let error = loaded.expect_err(text).to_string();
+            assert!(error.contains("a.yaml"), "{error}");
+        }
+        fs::write(&file, format!("{MANIFEST}---\nkind: Servce\napiVersion: v1\n")).unwrap();
+        let offline = Offline::load(&file, &NodeArgs::default()).unwrap();
+        assert_eq!(offline.problems.len(), 1, "the rest answers, and what is bad is told");
     }
 
     #[test]

@@ -78,7 +78,9 @@ impl Store {
         let mut problems = Vec::new();
         match outcome {
             Ok(converted) => {
-                problems.extend(converted.warnings.into_iter().map(|found| (found, Severity::Warning)));
+                // What others keep in the cluster and is nothing for us is no trouble (EP-1, EP-2).
+                let severity = if converted.value.is_some() { Severity::Warning } else { Severity::Note };
+                problems.extend(converted.warnings.into_iter().map(|found| (found, severity)));
                 match converted.value {
                     Some(object) => said.push(Said::Event(object.event())),
                     None if was_there => said.extend(self.key(&name).gone().map(Said::Event)),

@@ -377,7 +377,8 @@ impl Watcher {
         if in_a_row >= RESUMES && !self.absence_said {
             self.absence_said = true;
             tracing::warn!(
-                "ServiceCIDRs are not known, so a connection to an address of them that is no Service's is left                  alone instead of dropped (UND-2). If the cluster serves them (since 1.33): {}",
+                "ServiceCIDRs are not known, so a connection to an address of them that is no Service's is left \
+                 alone instead of dropped (UND-2). If the cluster serves them (since 1.33): {}",
                 failure.message(&self.resource, "list")
             );
         }

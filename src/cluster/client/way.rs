@@ -199,7 +199,11 @@ fn as_account(mut config: kube::Config, roots: &Roots) -> Way {
     Way::new(config, format!("the account in {}", roots.account.display()))
 }
 
-fn parse_url(text: &str) -> Result<Uri> {
+/// The URL of an API server.
+///
+/// # Errors
+/// It is none that can be dialled.
+pub fn parse_url(text: &str) -> Result<Uri> {
     let url: Uri = text.parse().with_context(|| format!("'{text}' is no URL like https://10.0.0.1:6443"))?;
     check(&url)?;
     Ok(url)

@@ -4,6 +4,7 @@
 //! others of its file with it, and one that did not change is not parsed again.
 
 use serde_json::Value;
+use serde_saphyr::{DefaultMessageFormatter, MessageFormatter};
 
 /// One document of a file, not parsed yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +86,8 @@ pub(super) fn parse(text: &str) -> Result<Vec<Value>, ParseError> {
         Ok(value) => Ok(vec![value]),
         Err(error) => Err(ParseError {
             line: error.location().map(|at| (at.line() as usize).saturating_sub(1)),
-            message: without_place(&error.to_string()).to_owned(),
+            // Its line counts from the document.
+            message: DefaultMessageFormatter.format_message(&error).into_owned(),
         }),
     }
 }
@@ -101,16 +103,6 @@ fn options() -> serde_saphyr::Options {
         budget.max_total_comment_bytes = usize::MAX;
     }
     options
-}
-
-/// The parser's words without its line, which counts from the document, and without a snippet.
-fn without_place(text: &str) -> &str {
-    let line = text.lines().next().unwrap_or_default().trim();
-    let place = |rest: &str| rest.chars().all(|c| c.is_ascii_digit() || " ,column".contains(c));
-    match line.rsplit_once(" at line ") {
-        Some((words, rest)) if place(rest) => words,
-        _ => line.strip_prefix("error: ").unwrap_or(line),
-    }
 }
 
 #[cfg(test)]

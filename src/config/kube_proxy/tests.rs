@@ -357,6 +357,14 @@ fn flags_set_what_their_fields_mean() {
     assert_eq!(of("--proxy-mode=ipvs --ipvs-min-sync-period=2s").min_sync_period(), GoDuration::from_secs(2));
     let other = of("--ipvs-min-sync-period=2s");
     assert_eq!((other.min_sync_period(), other.warnings.len()), (GoDuration::default(), 1));
+    let port = |line: &str| of(line).config.metrics_bind_address;
+    assert_eq!(port("--metrics-bind-address=0.0.0.0 --metrics-port=9100"), "0.0.0.0:9100");
+    assert_eq!(port("--metrics-port=9100 --metrics-bind-address=::"), "[::]:9100");
+    assert_eq!(port("--metrics-bind-address=0.0.0.0:9101 --metrics-port=9100"), "0.0.0.0:9101");
+    assert_eq!(
+        (port("--metrics-port=9100"), of("--metrics-port=9100").warnings.len()),
+        ("127.0.0.1:10249".into(), 1)
+    );
     for (line, closed) in
         [("--healthz-bind-address=", true), ("--healthz-port=0", true), ("--healthz-port=80", false)]
     {

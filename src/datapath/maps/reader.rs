@@ -37,7 +37,7 @@ pub enum OpenError {
         found: String,
     },
     /// A privilege is missing (exit code 4).
-    #[error("{} cannot be opened: {source}; reading the tables takes root, or CAP_BPF and group root", .path.display())]
+    #[error("{} may not be opened; reading the tables takes root, or CAP_BPF and group root", .path.display())]
     Denied {
         /// The pin.
         path: PathBuf,

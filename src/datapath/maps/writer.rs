@@ -214,8 +214,19 @@ impl PinnedTables {
             {
                 continue;
             }
-            failed.extend(batch.iter().filter_map(|(at, e)| self.put(e).err().map(|error| (*at, error))));
+            failed.extend(batch.iter().filter_map(|(at, element)| {
+                let error = self.put(element).err()?;
+                // The batch may have put it before it failed: what is there is booked as there.
+                (!self.holds(element)).then_some((*at, error))
+            }));
         }
+    }
+
+    /// Whether the map has the element as it is.
+    fn holds(&self, element: &Element) -> bool {
+        let mut value = vec![0; element.value.len()];
+        let found = sys::lookup(self.hash(element.map).as_fd(), &element.key, &mut value);
+        found.is_ok_and(|found| found) && value == element.value
     }
 }
 

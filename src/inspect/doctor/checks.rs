@@ -7,40 +7,20 @@ fn has(facts: &Facts, capability: u64) -> bool {
     facts.capabilities.is_some_and(|all| all & capability != 0)
 }
 
-/// CAP_SYS_ADMIN does all; CAP_BPF with CAP_NET_ADMIN does the main job on pins that are there.
+/// What `beeline run` asks for before it touches anything.
 pub(super) fn privileges(facts: &Facts) -> Finding {
     const CHECK: &str = "privileges";
-    if facts.capabilities.is_none() {
+    let Some(held) = facts.capabilities else {
         return Finding::bad(CHECK, State::Failed, "/proc/self/status cannot be read")
             .lose("nothing is known of this process's capabilities")
             .next("mount /proc");
+    };
+    let missing = caps::missing(held);
+    if missing.is_empty() {
+        return Finding::ok(CHECK, caps::NEEDED.map(|(name, _)| name).join(", ")).needed();
     }
-    if has(facts, caps::SYS_ADMIN) && has(facts, caps::NET_ADMIN) {
-        return Finding::ok(CHECK, "CAP_SYS_ADMIN, CAP_NET_ADMIN").needed();
-    }
-    if has(facts, caps::SYS_ADMIN) || (has(facts, caps::BPF) && has(facts, caps::NET_ADMIN)) {
-        let (have, lack, lose) = if has(facts, caps::SYS_ADMIN) {
-            ("CAP_SYS_ADMIN", "CAP_NET_ADMIN", "netfilter rules of others cannot be seen")
-        } else {
-            (
-                "CAP_BPF, CAP_NET_ADMIN",
-                "CAP_SYS_ADMIN",
-                "bpffs cannot be mounted, and attached programs cannot be named",
-            )
-        };
-        return Finding::bad(CHECK, State::Narrowed, format!("{have} without {lack}"))
-            .lose(lose)
-            .next(format!("give {lack} as well, or run as root"))
-            .needed();
-    }
-    let lacking: Vec<&str> =
-        [(caps::BPF, "CAP_BPF"), (caps::NET_ADMIN, "CAP_NET_ADMIN"), (caps::SYS_ADMIN, "CAP_SYS_ADMIN")]
-            .into_iter()
-            .filter(|(bit, _)| !has(facts, *bit))
-            .map(|(_, name)| name)
-            .collect();
-    Finding::bad(CHECK, State::Missing, format!("no {}", lacking.join(", ")))
-        .lose(format!("{MAIN_JOB}, and pinned tables cannot be read"))
+    Finding::bad(CHECK, State::Missing, format!("no {}", missing.join(", ")))
+        .lose(format!("{MAIN_JOB}, and pinned tables may not be read"))
         .next("run as root, or give CAP_SYS_ADMIN and CAP_NET_ADMIN (a container: `privileged`, or these two in `capabilities.add`)")
         .needed()
 }
@@ -84,7 +64,11 @@ pub(super) fn btf(facts: &Facts) -> Finding {
 pub(super) fn cgroup2(facts: &Facts) -> Finding {
     const CHECK: &str = "cgroup2";
     let Some(root) = &facts.cgroup.root else {
-        return Finding::bad(CHECK, State::Missing, "no cgroup2 is mounted")
+        let found = match &facts.cgroup.refused {
+            Some(given) => format!("{} is no folder of a cgroup2", given.display()),
+            None => "no cgroup2 is mounted".to_owned(),
+        };
+        return Finding::bad(CHECK, State::Missing, found)
             .lose(MAIN_JOB)
             .next("mount -t cgroup2 none /sys/fs/cgroup/unified, or name one with --cgroup-root")
             .needed();
@@ -278,6 +262,9 @@ pub(super) fn pins(facts: &Facts) -> Finding {
         Pins::OtherLayout => Finding::bad(CHECK, State::Narrowed, "the tables are those of another version")
             .lose("this binary cannot show them; traffic follows them all the same")
             .next("use the binary that the agent runs, or upgrade the agent: `beeline run`"),
+        Pins::Denied(why) => Finding::bad(CHECK, State::Failed, why)
+            .lose("status, services, dump and explain have nothing to read; traffic follows the tables all the same")
+            .next("run as root"),
         Pins::Unusable(why) => Finding::bad(CHECK, State::Failed, why)
             .lose("status, services, dump and explain have nothing to read")
             .next("restart the agent, which repairs what is missing; or `beeline cleanup` and then `beeline run`"),

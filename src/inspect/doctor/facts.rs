@@ -53,6 +53,8 @@ pub struct No {
 pub struct Cgroup {
     /// Its root, as named by the flag or found.
     pub root: Option<PathBuf>,
+    /// What the flag names, if that is no cgroup2.
+    pub refused: Option<PathBuf>,
     /// It is the root of the whole tree, not a cgroup below.
     pub whole: bool,
     /// Mounted v1 controllers that took the place of the cgroup2 pointer in a socket (net_cls, net_prio).
@@ -119,6 +121,8 @@ pub enum Pins {
     Complete,
     /// Only those of another version are there.
     OtherLayout,
+    /// They may not be opened with the privileges of this process.
+    Denied(String),
     /// They are there and cannot be used.
     Unusable(String),
 }

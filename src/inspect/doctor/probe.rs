@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Composite;
@@ -12,7 +12,7 @@ use crate::datapath::load::SOCKET;
 use crate::datapath::maps::{OpenError, Reader};
 use crate::datapath::pins::Tree;
 use crate::datapath::{attach, feature, kernel};
-use crate::host::mount::{self, Mount};
+use crate::host::mount;
 use crate::host::{caps, cgroup, kubeproxy, sysctl};
 use crate::inspect::agent::read_state;
 use crate::inspect::view;
@@ -24,7 +24,7 @@ impl Facts {
         let cgroup = cgroup_facts(cgroup_root);
         let bpf = kernel::map(libbpf_sys::BPF_MAP_TYPE_ARRAY, [4, 4, 1], 0).map_err(|e| no("make a map", &e));
         let pins = pins(bpf_root);
-        let attached = if matches!(pins, Pins::None | Pins::Unusable(_)) {
+        let attached = if matches!(pins, Pins::None | Pins::Denied(_) | Pins::Unusable(_)) {
             Vec::new()
         } else {
             attach::inspect(&tree, &SOCKET, None)
@@ -61,8 +61,10 @@ fn no(what: &str, error: &io::Error) -> No {
 /// The tree, and whether a socket has room for a v1 class and a cgroup2 at once.
 fn cgroup_facts(given: Option<&Path>) -> Cgroup {
     let mounts = mount::mounts().unwrap_or_default();
-    let root = given.map(Path::to_owned).or_else(|| cgroup::root().ok()).filter(|root| is_cgroup2(root));
-    let whole = root.as_deref().is_some_and(|root| is_whole(root, &mounts));
+    let asked = given.map(Path::to_owned).or_else(|| cgroup::root().ok());
+    let root = asked.filter(|root| is_cgroup2(root));
+    let refused = given.filter(|_| root.is_none()).map(Path::to_owned);
+    let whole = root.as_deref().is_some_and(is_whole);
     let net_classes: Vec<String> = ["net_cls", "net_prio"]
         .into_iter()
         .filter(|class| {
@@ -71,7 +73,7 @@ fn cgroup_facts(given: Option<&Path>) -> Cgroup {
         .map(str::to_owned)
         .collect();
     let both_in_socket = net_classes.is_empty() || socket_has_cgroup_pointer();
-    Cgroup { root, whole, net_classes, both_in_socket }
+    Cgroup { root, refused, whole, net_classes, both_in_socket }
 }
 
 fn is_cgroup2(path: &Path) -> bool {
@@ -79,12 +81,10 @@ fn is_cgroup2(path: &Path) -> bool {
     statfs(path).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 
-/// The root of the whole tree is a mount point that shows `/`, and has none of the files that only a
-/// cgroup below the root has (a cgroup namespace shows its own root as `/`, too).
-fn is_whole(root: &Path, mounts: &[Mount]) -> bool {
-    let root: PathBuf = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
-    mounts.iter().any(|m| m.fstype == "cgroup2" && m.target == root && m.root == Path::new("/"))
-        && !root.join("cgroup.type").exists()
+/// The root of the whole tree has none of the files that only a cgroup below it has. The path a mount shows
+/// says nothing: a cgroup namespace sees its own root as `/`, and the machine's root as `/..`.
+fn is_whole(root: &Path) -> bool {
+    !root.join("cgroup.type").exists()
 }
 
 /// Since 5.15 (8520e224f547) `struct sock_cgroup_data` has a member `cgroup` beside the v1 classes.
@@ -147,6 +147,7 @@ fn pins(bpf_root: &Path) -> Pins {
         Ok(_) => Pins::Complete,
         Err(OpenError::Absent { .. }) => Pins::None,
         Err(OpenError::OtherLayout { .. }) => Pins::OtherLayout,
+        Err(denied @ OpenError::Denied { .. }) => Pins::Denied(denied.to_string()),
         Err(other) => Pins::Unusable(other.to_string()),
     }
 }

@@ -130,7 +130,7 @@ impl Book {
     pub fn sync(&mut self, changes: Changes, tables: &mut dyn Tables, now: Duration) -> Settled {
         self.started = true;
         let mut out = Outcome::default();
-        self.release(now);
+        self.release();
         self.node.want(changes.prefixes, changes.netns, changes.settings);
         let mut seen = FxHashSet::default();
         let mut last: Vec<_> = changes.ports.into_iter().rev().collect();
@@ -149,7 +149,7 @@ impl Book {
     pub fn maintain(&mut self, tables: &mut dyn Tables, now: Duration) -> Settled {
         let mut out = Outcome::default();
         if self.started {
-            self.release(now);
+            self.release();
             self.grace(tables, now, &mut out);
             self.retry(tables, now, &mut out);
             self.write_node(tables, now, &mut out);
@@ -163,15 +163,19 @@ impl Book {
         self.ports.keys().filter(move |name| !removing(name))
     }
 
-    /// Whether some port of a Service is not as wanted yet.
-    pub fn awaits(&self, service: &ObjectName) -> bool {
+    /// By family, whether some port of a Service is not as wanted yet.
+    pub fn awaits(&self, service: &ObjectName) -> [bool; 2] {
         let first = ServicePortName {
             service: service.clone(),
             port: "".into(),
             protocol: Protocol::Tcp,
             family: Family::V4,
         };
-        self.pending.range(first..).next().is_some_and(|(name, _)| name.service == *service)
+        let mut awaits = [false; 2];
+        for (name, _) in self.pending.range(first..).take_while(|(name, _)| name.service == *service) {
+            awaits[name.family.index()] = true;
+        }
+        awaits
     }
 
     /// By family, whether changes are not in force for another reason than a full map, which hurts

@@ -143,7 +143,7 @@ impl Book {
             }
             let gone = !rec.has(Bits::WANTED) && rec.is_bare();
             if gone {
-                self.backends.retire(rec.id.0, since, Duration::ZERO);
+                self.backends.retire(rec.id.0, since);
                 self.texts.forget(rec.node);
                 self.texts.forget(TextId(u32::from(rec.zone)));
             }
@@ -160,7 +160,7 @@ impl Book {
         let empty =
             port.named.is_none() && port.policy == Policy::UNUSED && port.is_bare() && port.recs.is_empty();
         match port.id {
-            Some(id) if empty && removing => self.services.retire(id.0, self.epochs.now(), Duration::ZERO),
+            Some(id) if empty && removing => self.services.retire(id.0, self.epochs.now()),
             Some(id) if empty => self.services.put_back(id.0),
             Some(_) => drop(self.ports.insert(name, port)),
             None => {}
@@ -219,7 +219,7 @@ impl Book {
         }
         self.epochs.end(period);
         (self.gate, self.grace_wanted, self.grace_failed) = (false, None, None);
-        self.release(now);
+        self.release();
         for pending in self.pending.values_mut().filter(|pending| pending.waits()) {
             pending.due = now;
         }
@@ -227,11 +227,11 @@ impl Book {
     }
 
     /// Hands out again what nobody can hold any more.
-    pub(super) fn release(&mut self, now: Duration) {
-        self.services.release(&self.epochs, now);
-        self.backends.release(&self.epochs, now);
-        self.slots.release(&self.epochs, now);
-        self.texts.release(&self.epochs, now);
+    pub(super) fn release(&mut self) {
+        self.services.release(&self.epochs);
+        self.backends.release(&self.epochs);
+        self.slots.release(&self.epochs);
+        self.texts.release(&self.epochs);
         self.frontends.release(&self.epochs);
     }
 

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
@@ -117,7 +116,7 @@ impl Texts {
                     if self.by_text.get(&entry.text) == Some(id) {
                         self.by_text.remove(&entry.text);
                     }
-                    self.ids.retire(id.0, since, Duration::ZERO);
+                    self.ids.retire(id.0, since);
                 }
             }
             _ => {}
@@ -125,8 +124,8 @@ impl Texts {
     }
 
     /// Makes free the ids that nobody can hold any more.
-    pub(super) fn release(&mut self, epochs: &Epochs, now: Duration) {
-        self.ids.release(epochs, now);
+    pub(super) fn release(&mut self, epochs: &Epochs) {
+        self.ids.release(epochs);
     }
 
     /// Whether an id rests that a grace period would free.

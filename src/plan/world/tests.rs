@@ -2,6 +2,7 @@ use super::*;
 use crate::model::addr::Protocol;
 use crate::plan::compile::{compile, compile_node};
 use crate::plan::fixture::*;
+use crate::plan::table::{Prefix, PrefixClass};
 
 fn names(dirty: &Dirty) -> Vec<String> {
     dirty.services.iter().map(|name| name.name.to_string()).collect()
@@ -143,6 +144,41 @@ fn a_changed_zone_or_name_concerns_every_service_with_endpoints() {
     let renamed = HostFacts { node_name: "node-b".into(), ..facts() };
     assert_eq!(after(&mut world, [host_is(renamed)]), ["a"]);
     assert_eq!(&*compile_node(&world).zone, "zone-c");
+}
+
+#[test]
+fn a_cluster_ip_that_an_interface_holds_is_left_to_it() {
+    // DEC-5
+    let mut world = World::new();
+    let held =
+        |ips: &[&str]| HostFacts { held: ips.iter().map(|ip| ip.parse().unwrap()).collect(), ..host() };
+    let frontends = |world: &World| compile(world, &ObjectName::new("ns", "a"))[0].1.frontends.len();
+    let prefixes = |world: &World| {
+        let prefixes = compile_node(world).prefixes.into_iter();
+        let held = prefixes.filter(|prefix| prefix.class == PrefixClass::Held);
+        held.map(|prefix| prefix.net.to_string()).collect::<Vec<_>>()
+    };
+    after(&mut world, [host_is(host()), put(service("a", "172.30.0.1")), put(service("b", "172.30.0.2"))]);
+    assert_eq!((frontends(&world), prefixes(&world)), (2, vec![]));
+    // The node's own address and a ClusterIP; the first is no ClusterIP and concerns nobody.
+    assert_eq!(after(&mut world, [host_is(held(&["192.168.0.2", "172.30.0.1"]))]), ["a"]);
+    assert_eq!((frontends(&world), prefixes(&world)), (0, vec!["172.30.0.1/32".to_owned()]));
+    assert_eq!(compile(&world, &ObjectName::new("ns", "b"))[0].1.frontends.len(), 2);
+    // A Service that comes to an address that is held.
+    world.apply(Event::ServiceGone(ObjectName::new("ns", "a")));
+    assert!(world.take_dirty().node);
+    assert_eq!(prefixes(&world), [""; 0]);
+    world.apply(put(service("a", "172.30.0.1")));
+    assert!(world.take_dirty().node);
+    assert_eq!((frontends(&world), prefixes(&world)), (0, vec!["172.30.0.1/32".to_owned()]));
+    // A node is not called by what it holds for somebody else.
+    let all = HostFacts { addresses: vec!["172.30.0.1".parse().unwrap()], ..held(&["172.30.0.1"]) };
+    world.apply(host_is(all));
+    let is_node = |prefix: &Prefix| prefix.class == PrefixClass::NodeAddress;
+    assert!(!compile_node(&world).prefixes.iter().any(is_node));
+    world.take_dirty();
+    assert_eq!(after(&mut world, [host_is(host())]), ["a"]);
+    assert_eq!((frontends(&world), prefixes(&world)), (2, vec![]));
 }
 
 #[test]

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use beeline::datapath::maps::Reader;
-use beeline::inspect::agent::{STATE_DIR, read_state, state_path};
+use beeline::host::run;
+use beeline::inspect::agent::{read_state, state_path};
 use beeline::inspect::dump::canonical;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -157,8 +158,8 @@ fn a_bad_object_shows_in_the_state_and_its_last_good_version_serves() {
 fn what_a_killed_agent_left_goes_at_the_next_start() {
     let (rig, dir) = (Rig::new(), tempfile::tempdir().unwrap());
     write(dir.path(), "web", "80");
-    let stale = Path::new(STATE_DIR).join(format!("test-{}.json", std::process::id()));
-    fs::create_dir_all(STATE_DIR).unwrap();
+    let stale = Path::new(run::DIR).join(format!("test-{}.json", std::process::id()));
+    fs::create_dir_all(run::DIR).unwrap();
     fs::write(&stale, r#"{"pid": 1, "started": 1, "pending": []}"#).unwrap();
     let _agent = Agent::start(&rig, dir.path());
     assert!(!stale.exists());

@@ -139,7 +139,7 @@ fn the_agent_needs_each_of_its_capabilities() -> Result<()> {
     let (machine, install) = (Machine::new(&node)?, modest(Workload::of("install.yaml")?));
     start(&machine, &install, "beeline")?.stop()?;
     for (granted, missing) in
-        [(&["SYS_ADMIN"][..], "CAP_NET_ADMIN"), (&["BPF", "NET_ADMIN", "PERFMON"], "open program")]
+        [(&["SYS_ADMIN"][..], "CAP_NET_ADMIN"), (&["BPF", "NET_ADMIN", "PERFMON"], "CAP_SYS_ADMIN")]
     {
         let mut agent = machine.start(&install, "beeline", &manifests(), |container| {
             let context = container.security_context.as_mut().expect("a security context");

@@ -76,6 +76,28 @@ fn a_udp_flow_keeps_its_backend_until_that_stops_serving() {
     assert!((0..10).all(|_| asked() == after), "and stay with the next");
 }
 
+/// As every pod of a rollout is: its endpoint is there before it is ready.
+#[test]
+fn endpoints_that_become_ready_are_kept_like_those_that_were_ready_at_first() {
+    // CT-4, AFF-1, AFF-5
+    let stage = Stage::build("starting");
+    let mut web = Svc { affinity: Some(10_800), ..Svc::new("web", 10, &[0, 1, 2]) };
+    let mut plain = Svc::new("plain", 11, &[0, 1, 2]);
+    web.ends = (0..3).map(End::starting).collect();
+    plain.ends = web.ends.clone();
+    stage.publish(&[&web, &plain]);
+    web.ends = (0..3).map(End::ready).collect();
+    plain.ends = web.ends.clone();
+    stage.publish(&[&web, &plain]);
+
+    let client = &stage.client;
+    client.call(Open::unconnected("free", false)).expect("the pod answers");
+    let asked: HashSet<_> = (0..20).map(|_| ask(client, "free", Some(plain.at(80)[0]))).collect();
+    assert_eq!(asked.len(), 1, "one socket, one backend, and what was dialled answers: {asked:?}");
+    let dialled: HashSet<_> = (0..20).map(|_| who(client, web.at(80)[0])).collect();
+    assert_eq!(dialled.len(), 1, "session affinity: {dialled:?}");
+}
+
 #[test]
 fn each_service_of_one_socket_answers_under_its_own_address() {
     // SOCK-4, SOCK-6

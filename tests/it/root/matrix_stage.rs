@@ -58,6 +58,11 @@ impl End {
         End { web, ready: false, serving: true, terminating: true }
     }
 
+    /// It has just started.
+    pub fn starting(web: usize) -> End {
+        End { web, ready: false, serving: false, terminating: false }
+    }
+
     /// It ends and does not serve any more.
     pub fn gone(web: usize) -> End {
         End { web, ready: false, serving: false, terminating: true }

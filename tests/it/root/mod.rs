@@ -17,6 +17,7 @@ mod matrix;
 mod matrix_affinity;
 mod matrix_client;
 mod matrix_flow;
+mod matrix_held;
 mod matrix_raw;
 mod matrix_refusal;
 mod matrix_stage;

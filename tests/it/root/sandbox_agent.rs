@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use beeline::host::run;
 use beeline::host::{cgroup, netns};
 use beeline::sandbox::cluster::Sandbox;
-use beeline::sandbox::tidy::RUN_DIR;
 
 /// Says what it was called with and where it runs, then `ready`; ends on SIGTERM with code 7.
 const AGENT: &str = r#"#!/bin/sh
@@ -90,9 +90,9 @@ fn what_a_killed_agent_left_in_run_goes_with_the_sandbox() -> Result<()> {
     let sandbox = Sandbox::with_binary("agent", &script(&dir)?)?;
     let node = sandbox.add_node("n1")?;
     let agent = node.start_agent(dir.path(), &[])?;
-    let state = PathBuf::from(format!("{RUN_DIR}/{}.json", agent.pid()?));
+    let state = PathBuf::from(format!("{}/{}.json", run::DIR, agent.pid()?));
     let pins = node.bpf_root().to_string_lossy().trim_matches('/').replace('/', "_");
-    let log = PathBuf::from(format!("{RUN_DIR}/{pins}-socket.log"));
+    let log = PathBuf::from(format!("{}/{pins}-socket.log", run::DIR));
     std::fs::write(&log, "R0 is not a known value")?;
     drop(agent);
     assert!(state.exists() && log.exists());

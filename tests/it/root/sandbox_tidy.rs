@@ -7,29 +7,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use beeline::host::process::{self, ProcessId};
-use beeline::host::run;
-use beeline::host::{cgroup, mount, netns};
 use beeline::sandbox::cluster::Sandbox;
 use beeline::sandbox::load::LoadSpec;
 use beeline::sandbox::pod::Pod;
 use beeline::sandbox::proto::{Serve, StartLoad};
+use beeline::sandbox::tidy::remains;
 
 /// Says in a child of these tests how its sandbox shall end.
 const ENDING: &str = "BEELINE_TEST_ENDING";
 const SELF: &str = "root::sandbox_tidy::a_dropped_sandbox_leaves_nothing";
-
-/// Every name on the machine that holds the tag of a sandbox.
-fn remains(tag: &str) -> Result<Vec<String>> {
-    let mut names = netns::list()?;
-    let root = cgroup::root()?;
-    names.extend(cgroup::children(&root)?);
-    names.extend(mount::mounts()?.iter().map(|mount| mount.target.display().to_string()));
-    if let Ok(entries) = std::fs::read_dir(run::DIR) {
-        names.extend(entries.flatten().map(|entry| entry.path().display().to_string()));
-    }
-    names.retain(|name| name.contains(tag));
-    Ok(names)
-}
 
 /// A sandbox with all that it can have, busy.
 fn build() -> Result<(Sandbox, Vec<Pod>)> {

@@ -9,7 +9,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use beeline::datapath::Datapath;
+use beeline::datapath::load::Knobs;
+use beeline::datapath::{Datapath, Options};
 use beeline::model::addr::Protocol;
 use beeline::plan::table::*;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -30,8 +31,12 @@ struct World {
 
 /// Runs a test's body in a process of its own, which has joined the rig's cgroup.
 fn alone(name: &str, body: impl FnOnce(&mut World)) {
+    alone_with(Knobs::probe(), name, body);
+}
+
+fn alone_with(knobs: Knobs, name: &str, body: impl FnOnce(&mut World)) {
     if std::env::var(ALONE).as_deref() == Ok(name) {
-        let mut world = World::new();
+        let mut world = World::with(knobs);
         body(&mut world);
         return;
     }
@@ -44,9 +49,9 @@ fn alone(name: &str, body: impl FnOnce(&mut World)) {
 }
 
 impl World {
-    fn new() -> World {
+    fn with(knobs: Knobs) -> World {
         let rig = Rig::new();
-        let mut datapath = rig.open();
+        let mut datapath = Datapath::open(&Options { knobs, ..rig.options() }).unwrap();
         datapath.publish().unwrap();
         let own = fs::read_to_string("/proc/self/cgroup").unwrap();
         let own = own.lines().find_map(|line| line.strip_prefix("0::/")).expect("a cgroup2 of this process");
@@ -231,6 +236,34 @@ fn a_socket_that_connects_again_shows_nothing_stale() {
         assert_eq!(world.rows(), 0);
         socket.connect(vip(1)).unwrap();
         assert_eq!(socket.peer_addr().unwrap(), vip(1));
+    });
+}
+
+/// As under lockdown in its mode confidentiality.
+#[test]
+fn where_kernel_memory_may_not_be_read_sockets_see_the_same() {
+    let blind = Knobs { may_read_kernel: false, ..Knobs::probe() };
+    alone_with(blind, "where_kernel_memory_may_not_be_read_sockets_see_the_same", |world| {
+        let servers = servers(3);
+        world.udp_service(1, &servers[..2]);
+        world.udp_service(2, &servers[2..]);
+        let (free, connected) = (client(), client());
+        let first = ask(&free, vip(1));
+        assert!((0..20).all(|_| ask(&free, vip(1)) == first));
+        assert_eq!(ask(&free, vip(2)), servers[2].port());
+        connected.connect(vip(1)).unwrap();
+        assert_eq!(connected.peer_addr().unwrap(), vip(1));
+        connected.send(b"x").unwrap();
+        assert_eq!(answer(&connected).1, vip(1));
+        assert!(world.rows() > 0);
+        // A socket that dials no Service.
+        assert_eq!(ask(&client(), servers[0]), servers[0].port());
+        drop((free, connected));
+        let late = Instant::now() + Duration::from_secs(5);
+        while world.rows() > 0 {
+            assert!(Instant::now() < late, "{} rows outlive their sockets", world.rows());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     });
 }
 
