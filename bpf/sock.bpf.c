@@ -146,7 +146,7 @@ static __always_inline const struct bl_target *bl_reconnected(struct bpf_sock_ad
 	if (!flow)
 		return NULL;
 	*choice = BL_LOAD(flow->choice);
-	return bl_choice_valid(*choice, service, BL_BACKEND_SERVING);
+	return bl_choice_valid(*choice, service, BL_BACKEND_KEPT);
 }
 
 static __always_inline bool bl_connect_forward(struct bpf_sock_addr *ctx, const bool v6,
@@ -291,7 +291,7 @@ static __always_inline int bl_sendmsg(struct bpf_sock_addr *ctx, const bool v6)
 		flow = NULL;
 	}
 	if (flow) {
-		to = bl_choice_valid(BL_LOAD(flow->choice), BL_FRONTEND_INDEX(frontend), BL_BACKEND_SERVING);
+		to = bl_choice_valid(BL_LOAD(flow->choice), BL_FRONTEND_INDEX(frontend), BL_BACKEND_KEPT);
 		if (to) {
 			bl_peer_store(ctx, v6, &to->addr, to->port);
 			return BL_ALLOW;

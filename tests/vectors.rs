@@ -9,6 +9,8 @@
 
 #[path = "vectors/file.rs"]
 mod file;
+#[path = "vectors/follow.rs"]
+mod follow;
 #[path = "vectors/judge.rs"]
 mod judge;
 #[path = "vectors/later.rs"]

@@ -13,11 +13,16 @@ const LOOK: Duration = Duration::from_secs(10);
 /// had to be put back, for whoever removed that may have written too.
 const AUDIT: Duration = Duration::from_secs(300);
 
+/// An audit that is due for this long is said to be late.
+const LATE: Duration = Duration::from_secs(3600);
+
 /// What is due, on the clock of the agent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Care {
     look: Duration,
     audit: Duration,
+    /// It was said that the audit is late.
+    is_late: bool,
 }
 
 /// What a look came to.
@@ -34,7 +39,7 @@ pub(super) struct Cared {
 impl Care {
     /// Nothing is due before a while has passed.
     pub(super) fn new(now: Duration) -> Care {
-        Care { look: now + LOOK, audit: now + AUDIT }
+        Care { look: now + LOOK, audit: now + AUDIT, is_late: false }
     }
 
     /// When [`look`](Self::look) wants to be called.
@@ -53,11 +58,28 @@ impl Care {
             Ok(repaired) => cared.repaired = repaired,
             Err(error) => cared.failed = Some(format!("{error:#}")),
         }
-        if now >= self.audit || !cared.repaired.is_empty() {
-            self.audit = now + AUDIT;
-            self.audit(reconciler, now, &mut cared);
+        if !cared.repaired.is_empty() {
+            self.audit = self.audit.min(now);
+        }
+        if now >= self.audit {
+            self.audit_at_rest(reconciler, now, &mut cared);
         }
         Some(cared)
+    }
+
+    /// While something is under way there is nothing to compare: the next look tries again.
+    fn audit_at_rest(&mut self, reconciler: &mut Reconciler<Datapath>, now: Duration, cared: &mut Cared) {
+        if reconciler.is_at_rest() {
+            (self.audit, self.is_late) = (now + AUDIT, false);
+            self.audit(reconciler, now, cared);
+        } else if now >= self.audit + LATE && !self.is_late {
+            self.is_late = true;
+            tracing::warn!(
+                "rows were not compared with what was written for {} minutes, for some wait to be written or change \
+                 all the time: `beeline status` names them; damage by others would go unseen",
+                (LATE + AUDIT).as_secs() / 60
+            );
+        }
     }
 
     fn audit(&self, reconciler: &mut Reconciler<Datapath>, now: Duration, cared: &mut Cared) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
 
 use super::source::wait_for;
 use crate::host::addrs::AddressWatch;
@@ -25,8 +26,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Interfaces {
     watch: AsyncFd<AddressWatch>,
     known: Vec<IpAddr>,
-    /// Something was told since the list was read.
-    is_stale: bool,
+    /// Something was told since the list was read, which is to be read again then. Kept here, since whoever waits
+    /// for other things as well starts the waiting anew with each of them.
+    due: Option<Instant>,
     is_failing: bool,
 }
 
@@ -37,7 +39,7 @@ impl Interfaces {
     /// The kernel refuses a netlink socket.
     pub(super) fn open() -> Result<Interfaces> {
         let watch = wait_for(AddressWatch::open()?)?;
-        Ok(Interfaces { watch, known: list()?, is_stale: false, is_failing: false })
+        Ok(Interfaces { watch, known: list()?, due: None, is_failing: false })
     }
 
     /// The addresses, in the kernel's order. Those that count on one link alone are left out: every pod brings one.
@@ -48,25 +50,28 @@ impl Interfaces {
     /// Waits until the addresses are others than before, and gives them. May be dropped at any time.
     pub(super) async fn changed(&mut self) -> Vec<IpAddr> {
         loop {
-            if !self.is_stale {
-                match self.watch.readable().await {
-                    Ok(mut ready) => ready.clear_ready(),
-                    // The runtime ends.
-                    Err(_) => std::future::pending().await,
+            let due = match self.due {
+                Some(due) => due,
+                None => {
+                    match self.watch.readable().await {
+                        Ok(mut ready) => ready.clear_ready(),
+                        // The runtime ends.
+                        Err(_) => std::future::pending().await,
+                    }
+                    *self.due.insert(Instant::now() + SETTLE)
                 }
-                self.is_stale = true;
-            }
-            tokio::time::sleep(if self.is_failing { AGAIN } else { SETTLE }).await;
+            };
+            tokio::time::sleep_until(due).await;
             self.watch.get_ref().drain();
             match list() {
                 Err(error) => {
                     if !self.is_failing {
                         tracing::warn!("the addresses of interfaces cannot be read, tried again: {error:#}");
                     }
-                    self.is_failing = true;
+                    (self.is_failing, self.due) = (true, Some(Instant::now() + AGAIN));
                 }
                 Ok(now) => {
-                    (self.is_stale, self.is_failing) = (false, false);
+                    (self.due, self.is_failing) = (None, false);
                     if now != self.known {
                         self.known.clone_from(&now);
                         return now;

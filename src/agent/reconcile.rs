@@ -119,6 +119,13 @@ impl<T: Tables> Reconciler<T> {
             Family::ALL.map(|family| is_first || changes.ports.iter().any(|(name, _)| name.family == family));
         self.note_triggers();
         let settled = self.book.sync(changes, &mut self.tables, now);
+        // As in kube-proxy a change whose sync failed is in no latency (MET-2): it says more of the trouble
+        // than of the way through.
+        for (service, effect) in &mut self.effects {
+            if self.book.is_refused(service) {
+                effect.triggers.clear();
+            }
+        }
         self.wake = settled.wake;
         Outcome { is_first, touched, effects: self.effects(), ..settled.into() }
     }
@@ -165,6 +172,11 @@ impl<T: Tables> Reconciler<T> {
         let settled = self.book.sync(changes, &mut self.tables, now);
         self.wake = settled.wake;
         Some((damage, Outcome { effects: self.effects(), ..settled.into() }))
+    }
+
+    /// Nothing waits to be written: only then an audit has something to compare.
+    pub fn is_at_rest(&self) -> bool {
+        self.book.is_at_rest()
     }
 
     /// The tables have other sizes now.

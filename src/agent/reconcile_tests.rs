@@ -221,8 +221,7 @@ fn what_follows_the_tables_waits_until_they_hold_it() {
     }
     let effect = effect(&outcome).unwrap();
     assert_eq!(effect.checks[0], Some(Check { port: 30500, local: 1 }));
-    let seconds: Vec<_> = effect.triggers.iter().map(|(_, time)| time.as_secs() % 60).collect();
-    assert_eq!(seconds, [5, 6], "both changes came into force now");
+    assert_eq!(effect.triggers, [], "a change whose sync failed is in no latency");
     rest(&mut agent);
     assert_eq!(agent.is_behind(), [false; 2]);
 }

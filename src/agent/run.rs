@@ -267,7 +267,7 @@ impl Agent {
     fn sync(&mut self, ready: &mut Option<impl FnOnce()>) -> Result<()> {
         self.sync_at = None;
         let started = self.now();
-        let outcome = self.reconciler.sync(started);
+        let mut outcome = self.reconciler.sync(started);
         let (is_first, touched) = (outcome.is_first, outcome.touched);
         let took = self.now().saturating_sub(started);
         self.board.told().kube_proxy.none_pending();
@@ -275,7 +275,8 @@ impl Agent {
         let sync =
             (is_first || touched != [false; 2]).then_some(Sync { is_full: is_first, took, touched, behind });
         if is_first {
-            // Before anybody is told that this node serves (HC-11).
+            // First all that fits, then the programs, then everybody is told that this node serves (HC-11).
+            self.fit(&mut outcome);
             self.reconciler.tables().publish()?;
         }
         self.settle(outcome, sync);
@@ -298,23 +299,27 @@ impl Agent {
     /// Grows the tables where they should, and reports what changed: first metrics and health, then the
     /// answers of health check node ports (SYNC-7).
     fn settle(&mut self, mut outcome: Outcome, sync: Option<Sync>) {
-        if let Some(limits) = outcome.grow.filter(|_| self.now() >= self.grow_after) {
-            if self.grow(limits) {
-                let retried = self.reconciler.maintain(self.now());
-                outcome.written.extend(retried.written);
-                outcome.failed = retried.failed;
-                outcome.effects.extend(retried.effects);
-                outcome.wake = retried.wake;
-            } else {
-                self.grow_after = self.now() + GROW_AGAIN;
-            }
-        }
+        self.fit(&mut outcome);
         self.wake = outcome.wake;
         let effects = std::mem::take(&mut outcome.effects);
         self.report.effects(&effects);
         self.board.follow(sync, self.reconciler.is_behind(), effects);
         self.board.waiting(self.reconciler.waiting());
         self.report.step(&outcome, self.source.problems(), &self.reconciler);
+    }
+
+    /// Grows the tables if they should, and writes what then fits.
+    fn fit(&mut self, outcome: &mut Outcome) {
+        let Some(limits) = outcome.grow.take().filter(|_| self.now() >= self.grow_after) else { return };
+        if !self.grow(limits) {
+            self.grow_after = self.now() + GROW_AGAIN;
+            return;
+        }
+        let retried = self.reconciler.maintain(self.now());
+        outcome.written.extend(retried.written);
+        outcome.failed = retried.failed;
+        outcome.effects.extend(retried.effects);
+        outcome.wake = retried.wake;
     }
 
     fn grow(&mut self, limits: Limits) -> bool {

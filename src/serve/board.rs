@@ -148,14 +148,15 @@ impl Board {
         for (service, effect, awaits) in waiting {
             for family in Family::ALL {
                 let (key, wanted) = ((service.clone(), family), effect.checks[family.index()]);
-                moved |= match awaits[family.index()] {
-                    true => {
+                moved |= match wanted.filter(|_| awaits[family.index()]) {
+                    Some(wanted) => {
                         if let Some(known) = told.checks.get_mut(&key) {
-                            known.local = known.local.min(wanted.map_or(0, |wanted| wanted.local));
+                            known.local = known.local.min(wanted.local);
                         }
                         false
                     }
-                    false => told.set_check(key, wanted),
+                    // That there is none any more needs no row either, and another may want the port.
+                    None => told.set_check(key, wanted),
                 };
             }
         }

@@ -96,7 +96,7 @@ impl Answers for Site {
 }
 
 /// Code and body of a probe; `eligible` where the node has a say (HLT-4).
-fn page(report: HealthReport, eligible: Option<bool>, now: Moment) -> (StatusCode, String) {
+pub fn page(report: HealthReport, eligible: Option<bool>, now: Moment) -> (StatusCode, String) {
     let is_fine = report.healthy && eligible.unwrap_or(true);
     // HLT-6: what is healthy was updated now.
     let last = if is_fine { Some(now.wall) } else { report.updated().map(|moment| moment.wall) };

@@ -107,13 +107,18 @@ impl Kube {
         self.endpoint_changes.pending = 0;
     }
 
-    /// Changes that happened at these times are in force. What happened before the start says nothing of
-    /// this proxy (MET-2).
+    /// Changes that happened at these times are in force.
     pub(super) fn programmed(&mut self, triggers: &[(Family, Duration)], now: Moment) {
-        for (family, time) in triggers.iter().filter(|(_, time)| *time >= self.since) {
-            let took = now.wall.saturating_sub(*time);
+        for (family, took) in self.latencies(triggers, now) {
             self.programming[family.index()].observe(took.as_secs_f64());
         }
+    }
+
+    /// How long changes took that happened at these times and are in force now. What happened before the start
+    /// says nothing of this proxy (MET-2).
+    pub fn latencies(&self, triggers: &[(Family, Duration)], now: Moment) -> Vec<(Family, Duration)> {
+        let ours = triggers.iter().filter(|(_, time)| *time >= self.since);
+        ours.map(|(family, time)| (*family, now.wall.saturating_sub(*time))).collect()
     }
 }
 

@@ -27,7 +27,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 type Key = (ObjectName, Family);
 
 /// The header that tells a balancer how many endpoints stand behind this node (HC-3).
-const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
+pub const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
 /// Listeners by Service and family, and ports that could not be had.
 #[derive(Debug)]
@@ -82,7 +82,9 @@ impl<T> Ledger<T> {
             }
             match open(&self.addresses[key.1.index()], &key, port) {
                 Ok(server) => {
-                    tracing::info!("health check of Service {}, {}: on port {port}", key.0, key.1);
+                    if !self.addresses[key.1.index()].is_empty() {
+                        tracing::info!("health check of Service {}, {}: on port {port}", key.0, key.1);
+                    }
                     self.have.insert(key, (port, server));
                 }
                 Err(error) => {
@@ -113,14 +115,23 @@ pub async fn follow(ports: Ports) {
     let mut ledger: Ledger<JoinSet<()>> = Ledger::new();
     let mut lost = None;
     loop {
-        let interfaces = interfaces().unwrap_or_else(|error| {
-            let error = format!("{error:#}");
-            if lost.as_ref() != Some(&error) {
-                tracing::warn!("health check node ports listen where they did: {error}");
+        let interfaces = match interfaces() {
+            Ok(interfaces) => {
+                lost = None;
+                interfaces
             }
-            lost = Some(error);
-            ledger.addresses.concat()
-        });
+            Err(error) => {
+                let error = format!("{error:#}");
+                if lost.as_ref() != Some(&error) {
+                    let seconds = AGAIN.as_secs();
+                    tracing::warn!(
+                        "health check node ports listen where they did; tried again every {seconds} s: {error}"
+                    );
+                }
+                lost = Some(error);
+                ledger.addresses.concat()
+            }
+        };
         let wanted = ports.wanted(&interfaces);
         for mut server in ledger.leave(&wanted) {
             server.shutdown().await;
@@ -130,7 +141,7 @@ pub async fn follow(ports: Ports) {
             ports.report(&key.0, port, &error, is_new);
         }
         let again = async {
-            match ledger.failed.is_empty() {
+            match ledger.failed.is_empty() && lost.is_none() {
                 true => std::future::pending().await,
                 false => tokio::time::sleep(AGAIN).await,
             }
@@ -218,8 +229,8 @@ impl Answers for Site {
     }
 }
 
-/// HC-3, HC-4
-fn page(service: &ObjectName, local: u32, is_healthy: bool) -> Answer {
+/// What a port answers (HC-3, HC-4).
+pub fn page(service: &ObjectName, local: u32, is_healthy: bool) -> Answer {
     let code = if local > 0 && is_healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let text = |text: &str| serde_json::Value::from(text);
     let body = format!(

@@ -8,8 +8,8 @@ use beeline::config::Cluster;
 use beeline::sandbox::api_server::{ApiServer, Kind, StreamingLists};
 use serde_json::Value;
 
+pub(crate) use super::stage::{NODE, Stage, dump_of, service, slice};
 use super::stage::{Server, population};
-pub(crate) use super::stage::{Stage, dump_of, service, slice};
 
 impl Stage {
     /// Has the server keep events.

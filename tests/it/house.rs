@@ -176,6 +176,17 @@ fn every_room_uses_only_what_stands_below_it() {
     assert!(found.is_empty(), "\n{}", found.join("\n"));
 }
 
+/// What the API calls its objects ends where they are converted; a kubeconfig's plugin speaks of one of its own.
+#[test]
+fn objects_of_the_api_do_not_outlive_their_conversion() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cluster");
+    let knows =
+        |file: &PathBuf| word_in(&fs::read_to_string(file).expect("a source file is text"), "k8s_openapi");
+    let knowing: Vec<_> = files_of(&src, "").into_iter().filter(knows).collect();
+    let may = |file: &PathBuf| file.starts_with(src.join("convert")) || file.ends_with("client/plugin.rs");
+    assert!(knowing.len() > 3 && knowing.iter().all(may), "{knowing:?}");
+}
+
 #[test]
 fn the_direction_of_dependency_has_no_circle() {
     let uses: BTreeMap<_, _> = ROOMS.iter().map(|r| (r.name, r.uses)).collect();

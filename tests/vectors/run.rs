@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::file::{AffinityConnect, AffinityItem, Defaults, Vector, flow_name};
 use crate::file::{Expected, Flow as FlowCheck};
+use crate::follow::{Followers, follow};
 use crate::judge::{Seen, flips, judge};
 use crate::stage::Stage;
 
@@ -30,7 +31,7 @@ pub struct Case {
 }
 
 impl Case {
-    fn new(name: String, wrong: Vec<String>) -> Case {
+    pub fn new(name: String, wrong: Vec<String>) -> Case {
         Case { name, wrong, blind: Vec::new(), flipped: 0 }
     }
 
@@ -54,28 +55,27 @@ pub fn run(defaults: &Defaults, vector: &Vector, dir: &Path) -> Vec<Case> {
 fn checks(defaults: &Defaults, vector: &Vector, dir: &Path, cases: &mut Vec<Case>) -> Result<()> {
     let mut stage = Stage::new(defaults, vector)?;
     flows(&stage, &vector.flows, &dir.join("0"), "", cases)?;
-    let others = [
-        ("healthChecks", !vector.health_checks.is_empty()),
-        ("nodeHealth", !vector.node_health.is_empty()),
-        ("conntrack", vector.conntrack.is_some()),
-        ("noLocalEndpoints", vector.no_local_endpoints.is_some()),
-        ("latency", vector.latency.is_some()),
-    ];
-    cases.extend(others.iter().filter(|(_, is)| *is).map(|(name, _)| Case::not_served((*name).into())));
+    let followers = Followers {
+        health_checks: &vector.health_checks,
+        node_health: &vector.node_health,
+        no_local_endpoints: vector.no_local_endpoints.as_ref(),
+        latency: vector.latency.as_ref(),
+    };
+    cases.extend(follow(&stage, "", &followers)?);
+    cases.extend(vector.conntrack.iter().map(|_| Case::not_served("conntrack".into())));
     affinity(&mut Stage::new(defaults, vector)?, &vector.affinity, "", cases)?;
     for (number, step) in (1..).zip(&vector.steps) {
         let prefix = format!("step {number}: ");
         stage.apply(&step.apply).with_context(|| prefix.clone())?;
         flows(&stage, &step.flows, &dir.join(number.to_string()), &prefix, cases)?;
-        let others = [
-            ("healthChecks", !step.health_checks.is_empty()),
-            ("nodeHealth", !step.node_health.is_empty()),
-            ("conntrack", step.conntrack.is_some()),
-            ("noLocalEndpoints", step.no_local_endpoints.is_some()),
-            ("latency", step.latency.is_some()),
-        ];
-        let others = others.iter().filter(|(_, is)| *is);
-        cases.extend(others.map(|(name, _)| Case::not_served(format!("{prefix}{name}"))));
+        let followers = Followers {
+            health_checks: &step.health_checks,
+            node_health: &step.node_health,
+            no_local_endpoints: step.no_local_endpoints.as_ref(),
+            latency: step.latency.as_ref(),
+        };
+        cases.extend(follow(&stage, &prefix, &followers)?);
+        cases.extend(step.conntrack.iter().map(|_| Case::not_served(format!("{prefix}conntrack"))));
         affinity(&mut stage, &step.affinity, &prefix, cases)?;
     }
     Ok(())

@@ -13,9 +13,11 @@ use beeline::cluster::manifest::ManifestStore;
 use beeline::model::addr::{Family, Protocol};
 use beeline::model::event::Event;
 use beeline::model::flow::{ClientKind, Flow};
+use beeline::model::names::{ObjectName, ServicePortName};
 use beeline::model::node::HostFacts;
+use beeline::model::service::Service;
 use beeline::plan::book::{Book, Changes};
-use beeline::plan::compile::{NodeRows, compile, compile_node};
+use beeline::plan::compile::{NodeRows, PortRows, compile, compile_node};
 use beeline::plan::mem::MemTables;
 use beeline::plan::table::{Limits, Settings};
 use beeline::plan::world::World;
@@ -140,6 +142,16 @@ impl<'a> Stage<'a> {
             bail!("not written: {:?}", settled.failed);
         }
         Ok(())
+    }
+
+    /// A Service as it is handled, with its rows; `None` if there is none.
+    pub fn service(&self, name: &ObjectName) -> Option<(&Service, Vec<(ServicePortName, PortRows)>)> {
+        Some((self.world.service(name)?, compile(&self.world, name)))
+    }
+
+    /// Every Service that is handled.
+    pub fn services(&self) -> impl Iterator<Item = &ObjectName> {
+        self.world.service_ports()
     }
 
     /// A flow of the vectors, with the address its kind of client has in the family it dials.

@@ -235,11 +235,18 @@ impl Lookup for Reader {
     }
 
     fn slots(&self, set: SetWord) -> Vec<BackendId> {
-        let mut ids = Vec::new();
+        let mut slots = Vec::new();
         let read = scan_array(self.map(Map::Slots.name()), set.base, set.count, |_, value| {
-            ids.extend(wire::read::<wire::bl_slot>(value).map(|slot| BackendId(slot.backend)));
+            slots.extend(wire::read::<wire::bl_slot>(value));
         });
-        read.map(|()| ids).unwrap_or_default()
+        let is_true = |slot: &wire::bl_slot| {
+            let row = self.row::<wire::bl_backend>(Map::Backends.name(), &slot.backend.to_ne_bytes());
+            row.is_some_and(|row| {
+                wire::bytes(slot) == wire::bytes(&wire::slot(BackendId(slot.backend), &row))
+            })
+        };
+        let id = |slot: &wire::bl_slot| if is_true(slot) { BackendId(slot.backend) } else { BackendId(0) };
+        read.map(|()| slots.iter().map(id).collect()).unwrap_or_default()
     }
 
     fn backend(&self, id: BackendId) -> Option<BackendRow> {

@@ -165,17 +165,26 @@ impl Book {
 
     /// By family, whether some port of a Service is not as wanted yet.
     pub fn awaits(&self, service: &ObjectName) -> [bool; 2] {
+        let mut awaits = [false; 2];
+        for (name, _) in self.pending_of(service) {
+            awaits[name.family.index()] = true;
+        }
+        awaits
+    }
+
+    /// Whether a write for some port of a Service was refused, and has not been made since.
+    pub fn is_refused(&self, service: &ObjectName) -> bool {
+        self.pending_of(service).any(|(_, pending)| pending.error().is_some())
+    }
+
+    fn pending_of(&self, service: &ObjectName) -> impl Iterator<Item = (&ServicePortName, &Pending)> {
         let first = ServicePortName {
             service: service.clone(),
             port: "".into(),
             protocol: Protocol::Tcp,
             family: Family::V4,
         };
-        let mut awaits = [false; 2];
-        for (name, _) in self.pending.range(first..).take_while(|(name, _)| name.service == *service) {
-            awaits[name.family.index()] = true;
-        }
-        awaits
+        self.pending.range(first..).take_while(move |(name, _)| name.service == *service)
     }
 
     /// By family, whether changes are not in force for another reason than a full map, which hurts

@@ -23,6 +23,7 @@ use serde_json::json;
 
 use super::agent::{command, follow, until, until_within};
 use super::datapath_rig::Rig;
+use crate::api_stage::{NODE, dump_of, recorded_objects};
 
 /// Starts an agent, waits until it has said something, and ends it: its code, and how long that took.
 fn ended_at(rig: &Rig, mut command: Command, words: &str) -> (Option<i32>, Duration) {
@@ -67,6 +68,37 @@ fn sigterm_ends_an_agent_whose_credential_plugin_hangs() {
     let (code, took) = ended_at(&rig, command, "the API server is");
     assert!(mark.exists(), "the plugin was started");
     assert!(code == Some(0) && took < Duration::from_secs(10), "{code:?} after {took:?}");
+}
+
+/// The lists of the real server, served to an agent: its tables are those of the same objects as manifests.
+#[test]
+fn an_agent_programs_what_the_real_server_said() {
+    let (rig, server) = (Rig::new(), ApiServer::start().unwrap());
+    let lists = ["services", "endpointslices", "node-kc-n1", "servicecidrs"];
+    let objects: Vec<_> =
+        lists.iter().flat_map(|name| recorded_objects(&format!("{name}.list.json"))).collect();
+    for object in &objects {
+        server.put(object.clone()).unwrap();
+    }
+    let mut command = command(&rig, "--apiserver", server.url().as_ref());
+    command.args(["--node-name", NODE, "--metrics-bind-address", "", "--healthz-bind-address", ""]);
+    let mut child = command.spawn().expect("beeline starts");
+    let log = follow(child.stderr.take().expect("a pipe"));
+    // What is of this machine, its addresses and its namespace, is not in the recording.
+    let services = |dump: &str| {
+        let of_service = |line: &&str| line.starts_with("service ") || line.starts_with("  ");
+        dump.lines().filter(of_service).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let wanted = services(&dump_of(&objects));
+    assert!(wanted.len() > 100, "{wanted:?}");
+    until_within("the tables hold what was listed", Duration::from_secs(30), || {
+        Reader::open(&rig.bpf_root())
+            .is_ok_and(|reader| reader.rows().is_ok_and(|rows| services(&canonical(&rows)) == wanted))
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let _ = fs::remove_file(state_path(&rig.bpf_root()));
+    assert!(!log.lock().unwrap().contains("ERROR"), "{}", log.lock().unwrap());
 }
 
 /// Answers queries in a namespace: what ends in `api.beeline.test` is 127.0.0.1, and nothing else is anything.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use beeline::host::sysctl;
 use beeline::sandbox::cluster::Sandbox;
 use beeline::sandbox::pod::Pod;
 use beeline::sandbox::proto::{Dial, Serve};
@@ -44,6 +45,17 @@ pub(super) fn modest(mut workload: Workload) -> Workload {
         }
     }
     workload
+}
+
+/// kubeadm's workload to the letter, unless what it asks of conntrack would raise the whole machine's limit, which
+/// it does on one with very many cores.
+pub(super) fn to_the_letter() -> Result<Workload> {
+    let workload = Workload::of(KUBEADM)?;
+    let limit =
+        sysctl::read("net.netfilter.nf_conntrack_max").ok().and_then(|text| text.parse::<usize>().ok());
+    let wanted = std::thread::available_parallelism()?.get() * 32_768;
+    let is_enough = limit.is_some_and(|limit| wanted <= limit);
+    Ok(if is_enough { workload } else { modest(workload) })
 }
 
 fn start(machine: &Machine, workload: &Workload, name: &str) -> Result<Container> {

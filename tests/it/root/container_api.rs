@@ -15,9 +15,9 @@ use serde_json::json;
 
 use super::api::until;
 use super::bundle::Machine;
-use super::container::{dial, modest};
+use super::container::{dial, modest, to_the_letter};
 use crate::api_front::{Authority, tls_in};
-use crate::workload::{KUBEADM, Workload};
+use crate::workload::Workload;
 
 /// Where the API server is in kubeadm's ConfigMap.
 const SERVER: &str = "192.168.0.10:6443";
@@ -99,7 +99,7 @@ fn served_as_installed(cluster: &Cluster, machine: &Machine, client: &Pod) -> Re
 #[test]
 fn kubeadms_own_container_serves_its_cluster() -> Result<()> {
     in_a_cluster("kubeapi", |_, machine, client| {
-        let mut agent = machine.start(&modest(Workload::of(KUBEADM)?), "kube-proxy", &[], |_| {})?;
+        let mut agent = machine.start(&to_the_letter()?, "kube-proxy", &[], |_| {})?;
         agent.says("ready")?;
         assert_eq!(dial(client)?.as_deref(), Some("web"));
         assert_eq!(agent.stop()?.code(), Some(0), "{}", agent.log()?);

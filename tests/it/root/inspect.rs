@@ -73,6 +73,11 @@ fn doctor(rig: &Rig) -> Value {
     serde_json::from_slice(&output.stdout).expect("the output is JSON")
 }
 
+/// The state of a data path at which nothing is missing that this kernel has.
+fn whole() -> Value {
+    if has_set_retval() { "on".into() } else { "narrowed".into() }
+}
+
 #[test]
 fn status_tells_a_living_agent_from_tables_that_were_left() {
     let (rig, server) = (Rig::new(), Server::start());
@@ -82,13 +87,12 @@ fn status_tells_a_living_agent_from_tables_that_were_left() {
     assert_eq!(status["node"], "node-a");
     assert_eq!(status["source"]["kind"], "manifests");
     assert_eq!(status["counts"], json!({"services": 1, "frontends": 1, "backends": 1}));
-    let whole = if has_set_retval() { "on" } else { "narrowed" };
-    assert_eq!(status["features"]["socket_lb"]["state"], whole, "{status:#}");
+    assert_eq!(status["features"]["socket_lb"]["state"], whole(), "{status:#}");
     assert_eq!(finding(&doctor(&rig), "agent")["state"], "ok");
     drop(datapath);
     let status = noun(&rig, &["status"]);
     assert_eq!(status["agent"], false);
-    assert_eq!(status["features"]["socket_lb"]["state"], whole, "traffic goes on without an agent");
+    assert_eq!(status["features"]["socket_lb"]["state"], whole(), "traffic goes on without an agent");
     assert_eq!(finding(&doctor(&rig), "agent")["state"], "narrowed");
 }
 
@@ -143,16 +147,31 @@ fn the_dump_is_text_and_json() {
     assert_eq!(noun(&rig, &["dump", "--ids"])["services"][0]["index"], 3);
 }
 
+/// Each noun that reads tables, with what it cannot do without.
+const NOUNS: [&[&str]; 4] =
+    [&["status"], &["services"], &["dump"], &["explain", "--from", "pod", "--to", "192.0.2.1:80/TCP"]];
+
+#[test]
+fn every_noun_answers_with_the_agent_gone() {
+    let (rig, server) = (Rig::new(), Server::start());
+    drop(published(&rig, &server));
+    let [status, services, dump, explain] = NOUNS.map(|line| noun(&rig, line));
+    assert_eq!((&status["agent"], &status["features"]["socket_lb"]["state"]), (&false.into(), &whole()));
+    assert_eq!(services[0]["name"], "web");
+    assert_eq!(dump["services"][0]["name"], "default/web:http");
+    let backends = json!([server.addr.to_string()]);
+    assert_eq!((&explain["service"], &explain["backends"]), (&"default/web:http".into(), &backends));
+    assert_eq!((&explain["action"], &explain["path"]), (&"forward".into(), &"socket".into()));
+}
+
 #[test]
 fn without_tables_the_nouns_say_so_with_code_3() {
     let rig = Rig::new();
-    for noun in ["status", "services", "dump"] {
-        let output = beeline(&rig, &[noun]);
-        assert_eq!(output.status.code(), Some(3), "{noun}");
-        assert!(
-            String::from_utf8_lossy(&output.stderr).contains("beeline run"),
-            "{noun} names the next step"
-        );
+    for line in NOUNS {
+        let output = beeline(&rig, line);
+        assert_eq!(output.status.code(), Some(3), "{line:?}");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.contains("beeline run"), "{line:?} names the next step");
     }
 }
 
@@ -160,15 +179,13 @@ fn without_tables_the_nouns_say_so_with_code_3() {
 fn without_privilege_the_nouns_name_it_with_code_4() {
     let (rig, server) = (Rig::new(), Server::start());
     let _datapath = published(&rig, &server);
-    for noun in ["status", "services", "dump"] {
-        let output = nobody(
-            Path::new("/"),
-            Path::new(BEELINE),
-            &[noun, "--bpf-root", &rig.bpf_root().to_string_lossy()],
-        );
+    for noun in NOUNS {
+        let root = rig.bpf_root().to_string_lossy().into_owned();
+        let line = [noun, &["--bpf-root", &root]].concat();
+        let output = nobody(Path::new("/"), Path::new(BEELINE), &line);
         let error = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(4), "{noun}: {error}");
-        assert!(error.contains("CAP_"), "{noun} names the privilege: {error}");
+        assert_eq!(output.status.code(), Some(4), "{noun:?}: {error}");
+        assert!(error.contains("CAP_"), "{noun:?} names the privilege: {error}");
     }
 }
 

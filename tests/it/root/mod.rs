@@ -13,6 +13,7 @@ mod datapath_life;
 mod datapath_rig;
 mod image;
 mod inspect;
+mod log;
 mod matrix;
 mod matrix_affinity;
 mod matrix_client;

@@ -155,7 +155,8 @@ fn a_udp_flow_keeps_its_backend_while_it_serves() {
         let first = ask(&socket, vip(1));
         let at = servers.iter().position(|server| server.port() == first).unwrap();
         let id = BackendId(16 + 1 + at as u32);
-        for state in [SERVES, LEAVING] {
+        let ready = BackendState { serving: false, ..SERVES };
+        for state in [SERVES, LEAVING, ready] {
             world.apply(&[Op::BackendState(id, state)]);
             assert!((0..20).all(|_| ask(&socket, vip(1)) == first), "it stays with {state:?}");
         }
@@ -236,6 +237,21 @@ fn a_socket_that_connects_again_shows_nothing_stale() {
         assert_eq!(world.rows(), 0);
         socket.connect(vip(1)).unwrap();
         assert_eq!(socket.peer_addr().unwrap(), vip(1));
+    });
+}
+
+#[test]
+fn each_backend_is_chosen_as_often_as_the_others() {
+    // CAT-7: 3,000 choices; 150 is almost six times their standard deviation.
+    alone("each_backend_is_chosen_as_often_as_the_others", |world| {
+        let servers = servers(3);
+        world.udp_service(1, &servers);
+        let mut counts = [0_u32; 3];
+        for _ in 0..3_000 {
+            let port = ask(&client(), vip(1));
+            counts[servers.iter().position(|server| server.port() == port).unwrap()] += 1;
+        }
+        assert!(counts.iter().all(|count| count.abs_diff(1_000) <= 150), "{counts:?}");
     });
 }
 
