@@ -152,7 +152,8 @@ struct {
  * another's when they first needed one. Writer: BPF. Readers: BPF, CLI. Lives until
  * sock_release. With a full map new connections go on, and getpeername shows the backend;
  * a UDP socket that is not connected chooses anew for each datagram, and its answers
- * come from the backend's address. The size is a compromise: as many flows as nf_conntrack_max has by default, for 4 MiB of buckets.
+ * come from the backend's address. The size is a compromise: as many flows as
+ * nf_conntrack_max has by default, for 4 MiB of buckets.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

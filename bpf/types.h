@@ -133,8 +133,10 @@ enum bl_backend_flags {
 	BL_BACKEND_IN_CLUSTER = 1, /* = 1 << BL_CLUSTER */
 	BL_BACKEND_IN_LOCAL = 2,   /* = 1 << BL_LOCAL */
 	BL_BACKEND_SERVING = 4,
-	/* A flow goes on: also where an endpoint is ready and does not serve, as one of a
-	 * Service with publishNotReadyAddresses may be, it was chosen and stays so. */
+	/*
+	 * A flow goes on. What is eligible was chosen and stays so, also where it does not
+	 * serve: an endpoint of a Service with publishNotReadyAddresses.
+	 */
 	BL_BACKEND_KEPT = BL_BACKEND_IN_CLUSTER | BL_BACKEND_IN_LOCAL | BL_BACKEND_SERVING,
 };
 

@@ -241,9 +241,7 @@ impl Lookup for Reader {
         });
         let is_true = |slot: &wire::bl_slot| {
             let row = self.row::<wire::bl_backend>(Map::Backends.name(), &slot.backend.to_ne_bytes());
-            row.is_some_and(|row| {
-                wire::bytes(slot) == wire::bytes(&wire::slot(BackendId(slot.backend), &row))
-            })
+            row.is_some_and(|row| says(slot, &row))
         };
         let id = |slot: &wire::bl_slot| if is_true(slot) { BackendId(slot.backend) } else { BackendId(0) };
         read.map(|()| slots.iter().map(id).collect()).unwrap_or_default()
@@ -277,9 +275,12 @@ fn at_home(id: ServiceId) -> Frontend {
 /// say what the backend's row says.
 fn read_slot(slot: &wire::bl_slot, backends: &[(u32, wire::bl_backend)]) -> BackendId {
     let row = backends.binary_search_by_key(&slot.backend, |(id, _)| *id);
-    let said = |at: usize| wire::slot(BackendId(slot.backend), &backends[at].1);
-    let is_true = row.is_ok_and(|at| wire::bytes(slot) == wire::bytes(&said(at)));
-    if is_true { BackendId(slot.backend) } else { BackendId(0) }
+    if row.is_ok_and(|at| says(slot, &backends[at].1)) { BackendId(slot.backend) } else { BackendId(0) }
+}
+
+/// Whether a slot says what its backend's row says.
+fn says(slot: &wire::bl_slot, row: &wire::bl_backend) -> bool {
+    wire::bytes(slot) == wire::bytes(&wire::slot(BackendId(slot.backend), row))
 }
 
 /// The slots of a set, as far as they exist.
